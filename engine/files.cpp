@@ -1,0 +1,67 @@
+#include "engine/files.h"
+
+#include "kernels/common/error.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+namespace dino {
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  partial_ = path_;
+  partial_ += fmt::format(".part{}", getpid());
+  descriptor_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  require(descriptor_ >= 0, "file", "cannot write {}: {}", partial_.string(), std::strerror(errno));
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  close(descriptor_);
+  unlink(partial_.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    require(written > 0, "file", "cannot write {}: {}", partial_.string(), std::strerror(written < 0 ? errno : EIO));
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+
+void AtomicFile::commit() {
+  require(fsync(descriptor_) == 0, "file", "cannot write {} to the disk: {}", partial_.string(), std::strerror(errno));
+  const int closed = close(descriptor_);
+  descriptor_ = -1;
+  if (closed != 0 || std::rename(partial_.c_str(), path_.c_str()) != 0) {
+    const int reason = errno;
+    unlink(partial_.c_str());
+    fail("file", "cannot write {}: {}", path_.string(), std::strerror(reason));
+  }
+  // The new name is safe once the folder is on the disk; file systems without folder syncing refuse, which is harmless.
+  const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
+  const int folder_descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder_descriptor >= 0) {
+    fsync(folder_descriptor);
+    close(folder_descriptor);
+  }
+}
+
+std::string read_text_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  require(file.good(), "file", "cannot read {}: {}", path.string(), std::strerror(errno));
+  std::ostringstream text;
+  text << file.rdbuf();
+  require(!file.bad(), "file", "cannot read {}: {}", path.string(), std::strerror(errno));
+  return std::move(text).str();
+}
+
+}  // namespace dino

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace dino {
+
+/// Writes a file beside its final name and renames it into place on commit(), after syncing it to the disk, so that no
+/// half file ever stands under the final name. Without commit() the part written is removed. Throws Error with the
+/// path and the system's reason.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path partial_;
+  int descriptor_ = -1;
+};
+
+/// The whole file. Throws Error with the path and the system's reason.
+std::string read_text_file(const std::filesystem::path& path);
+
+}  // namespace dino

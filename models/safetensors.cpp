@@ -1,0 +1,171 @@
+#include "models/safetensors.h"
+
+#include "engine/files.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <fstream>
+#include <optional>
+
+namespace dino {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
+
+struct TypeName {
+  const char* name;
+  DType dtype;
+};
+constexpr TypeName kTypeNames[] = {{"F32", DType::float32}, {"BF16", DType::bfloat16}, {"F16", DType::float16}, {"F64", DType::float64},
+                                   {"U8", DType::uint8},    {"I32", DType::int32},     {"I64", DType::int64}};
+
+std::optional<DType> dtype_named(const std::string& name) {
+  for (const TypeName& type : kTypeNames) {
+    if (name == type.name) return type.dtype;
+  }
+  return std::nullopt;
+}
+
+std::string name_in_file(DType dtype) {
+  for (const TypeName& type : kTypeNames) {
+    if (dtype == type.dtype) return type.name;
+  }
+  return "";
+}
+
+/// Number of bytes of an array of these extents, or nothing where it would not fit into `limit`.
+std::optional<std::uint64_t> array_bytes(const std::vector<std::uint64_t>& extents, DType dtype, std::uint64_t limit) {
+  if (std::find(extents.begin(), extents.end(), 0U) != extents.end()) return 0;
+  std::uint64_t bytes = size_of(dtype);
+  for (const std::uint64_t extent : extents) {
+    if (extent > limit / bytes) return std::nullopt;
+    bytes *= extent;
+  }
+  return bytes;
+}
+
+struct Entry {
+  std::string name;
+  std::uint64_t begin, end;
+  ConstArray array;
+};
+
+}  // namespace
+
+SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
+  constexpr const char* kWhere = "safetensors";
+  constexpr std::uint64_t kMaxHeaderBytes = std::uint64_t{100} << 20;
+  std::error_code error;
+  const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
+  require(!error, kWhere, "cannot read {}: {}", path.string(), error.message());
+  require(file_bytes >= 8, kWhere, "{} is too short to be a safetensors file: {} bytes", path.string(), file_bytes);
+
+  std::ifstream stream(path, std::ios::binary);
+  std::uint64_t header_bytes = 0;
+  stream.read(reinterpret_cast<char*>(&header_bytes), 8);
+  require(stream.good() && header_bytes <= std::min(file_bytes - 8, kMaxHeaderBytes), kWhere,
+          "{} is not a safetensors file or is truncated: its header claims {} bytes, the file has {}", path.string(), header_bytes,
+          file_bytes);
+  std::string header(header_bytes, '\0');
+  stream.read(header.data(), static_cast<std::streamsize>(header_bytes));
+  const std::uint64_t data_bytes = file_bytes - 8 - header_bytes;
+
+  SafetensorsFile file;
+  file.path_ = path;
+  file.bytes_ = AlignedBuffer(data_bytes);
+  stream.read(reinterpret_cast<char*>(file.bytes_.data()), static_cast<std::streamsize>(data_bytes));
+  require(stream.good(), kWhere, "cannot read {}: the file ended early", path.string());
+
+  const nlohmann::json json = nlohmann::json::parse(header, nullptr, false);
+  require(json.is_object(), kWhere, "{} has a header that is not a JSON object", path.string());
+  std::vector<Entry> entries;
+  for (const auto& [name, value] : json.items()) {
+    if (name == "__metadata__") {
+      require(value.is_object(), kWhere, "{} has metadata that is not an object", path.string());
+      for (const auto& [key, text] : value.items()) {
+        require(text.is_string(), kWhere, "{} has metadata {} that is not a string", path.string(), key);
+        file.metadata_[key] = text.get<std::string>();
+      }
+      continue;
+    }
+    const auto is_sizes = [](const nlohmann::json& list) {
+      return list.is_array() && std::all_of(list.begin(), list.end(), [](const nlohmann::json& x) { return x.is_number_unsigned(); });
+    };
+    require(value.is_object() && value.contains("dtype") && value["dtype"].is_string() && value.contains("shape") &&
+                is_sizes(value["shape"]) && value.contains("data_offsets") && is_sizes(value["data_offsets"]) &&
+                value["data_offsets"].size() == 2,
+            kWhere, "{}: the description of tensor {} is malformed", path.string(), name);
+    const auto dtype = dtype_named(value["dtype"].get<std::string>());
+    require(dtype.has_value(), kWhere, "{}: tensor {} has the unsupported element type {}", path.string(), name,
+            value["dtype"].get<std::string>());
+    const auto extents = value["shape"].get<std::vector<std::uint64_t>>();
+    const auto offsets = value["data_offsets"].get<std::vector<std::uint64_t>>();
+    require(extents.size() <= Shape::kMaxRank, kWhere, "{}: tensor {} has {} dimensions; at most {} are supported", path.string(), name,
+            extents.size(), Shape::kMaxRank);
+    const auto bytes = array_bytes(extents, *dtype, data_bytes);
+    require(bytes.has_value() && offsets[0] <= offsets[1] && offsets[1] <= data_bytes && offsets[1] - offsets[0] == *bytes, kWhere,
+            "{}: tensor {} lies outside the data or disagrees with its shape; the file may be truncated", path.string(), name);
+    require(offsets[0] % size_of(*dtype) == 0, kWhere, "{}: tensor {} is not aligned to its element type", path.string(), name);
+    const std::vector<std::int64_t> signed_extents(extents.begin(), extents.end());
+    entries.push_back({name, offsets[0], offsets[1], ConstArray(file.bytes_.data() + offsets[0], *dtype, Shape(std::span(signed_extents)))});
+  }
+
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  std::uint64_t end = 0;
+  for (const Entry& entry : entries) {
+    require(entry.begin >= end, kWhere, "{}: tensor {} overlaps another one", path.string(), entry.name);
+    end = entry.end;
+    file.names_.push_back(entry.name);
+    file.arrays_[entry.name] = entry.array;
+  }
+  return file;
+}
+
+const std::string& SafetensorsFile::metadata(const std::string& key) const {
+  const auto at = metadata_.find(key);
+  require(at != metadata_.end(), "safetensors", "{} has no metadata {}", path_.string(), key);
+  return at->second;
+}
+
+ConstArray SafetensorsFile::operator[](const std::string& name) const {
+  const auto at = arrays_.find(name);
+  require(at != arrays_.end(), "safetensors", "{} has no tensor {}", path_.string(), name);
+  return at->second;
+}
+
+void write_safetensors(const std::filesystem::path& path, const std::vector<NamedArray>& arrays,
+                       const std::map<std::string, std::string>& metadata) {
+  // Large element types first, so that every tensor is aligned to its type.
+  std::vector<NamedArray> ordered = arrays;
+  std::stable_sort(ordered.begin(), ordered.end(),
+                   [](const NamedArray& a, const NamedArray& b) { return size_of(a.array.dtype()) > size_of(b.array.dtype()); });
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  if (!metadata.empty()) json["__metadata__"] = metadata;
+  std::uint64_t offset = 0;
+  for (const NamedArray& named : ordered) {
+    require(!json.contains(named.name), "safetensors", "the tensor {} is given twice", named.name);
+    const auto extents = named.array.shape().extents();
+    json[named.name] = {{"dtype", name_in_file(named.array.dtype())},
+                        {"shape", std::vector<std::int64_t>(extents.begin(), extents.end())},
+                        {"data_offsets", {offset, offset + named.array.size_bytes()}}};
+    offset += named.array.size_bytes();
+  }
+  std::string header = json.dump();
+  header.append((8 - header.size() % 8) % 8, ' ');
+  const std::uint64_t header_bytes = header.size();
+
+  AtomicFile file(path);
+  file.write(std::as_bytes(std::span(&header_bytes, 1)));
+  file.write(header);
+  for (const NamedArray& named : ordered) {
+    file.write({static_cast<const std::byte*>(named.array.data()), named.array.size_bytes()});
+  }
+  file.commit();
+}
+
+}  // namespace dino
