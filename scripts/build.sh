@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds the program: CMake into build/, the program at ./dino_cuda. Arguments go to CMake (e.g. -DDINO_TESTS=ON).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/packages.sh
+need_packages $DINO_BUILD_PACKAGES
+
+cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDINO_TESTS=OFF -DDINO_BENCHMARKS=OFF "$@" >build-configure.log 2>&1 || {
+  cat build-configure.log >&2
+  exit 1
+}
+mv build-configure.log build/configure.log
+cmake --build build
+echo "Built ./dino_cuda ($(./dino_cuda --version)). Next: ./dino_cuda --help"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Builds everything and passes the tests. Arguments go to ctest (e.g. -R golden).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/packages.sh
+need_packages $DINO_BUILD_PACKAGES $DINO_TEST_PACKAGES
+
+./scripts/build.sh -DDINO_TESTS=ON -DDINO_BENCHMARKS=ON
+# The tests use two threads each; more at once than half the cores would only make them wait for each other.
+cores=$(nproc)
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} ctest --test-dir build --output-on-failure --no-tests=error \
+  --parallel $((cores > 2 ? cores / 2 : 1)) "$@"
