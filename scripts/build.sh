@@ -5,10 +5,10 @@ cd "$(dirname "$0")/.."
 . scripts/packages.sh
 need_packages $DINO_BUILD_PACKAGES
 
-cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDINO_TESTS=OFF -DDINO_BENCHMARKS=OFF "$@" >build-configure.log 2>&1 || {
-  cat build-configure.log >&2
+mkdir -p build
+cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDINO_TESTS=OFF -DDINO_BENCHMARKS=OFF "$@" >build/configure.log 2>&1 || {
+  cat build/configure.log >&2
   exit 1
 }
-mv build-configure.log build/configure.log
 cmake --build build
 echo "Built ./dino_cuda ($(./dino_cuda --version)). Next: ./dino_cuda --help"
