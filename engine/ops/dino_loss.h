@@ -20,13 +20,20 @@ struct DinoLossResult {
   Tensor teacher_sum;      // (K) fp32: sum of the raw teacher logits over this micro-batch's rows, for the center
 };
 
-/// The DINO loss of logits (V·B, K) and (teacher_views·B, K), view-major, with `center` (K) fp32.
-/// Backward starts from it: tape.backward(student_logits, loss.student_gradient).
 struct DinoLoss {
   DinoLossResult result;
-  Tensor student_gradient;  // (V·B, K), the logits' element type, times gradient_scale; empty when the tape does not record.
-};                          // It takes the place of student_logits, whose elements are overwritten.
+  /// (V·B, K), the logits' element type, times gradient_scale. It takes the place of student_logits, whose elements are
+  /// overwritten. Empty when the tape does not record; the logits are then left as they are.
+  Tensor student_gradient;
+};
+
+/// The DINO loss of logits (V·B, K) and (teacher_views·B, K), view-major, with `center` (K) fp32.
+/// Backward starts from it: tape.backward(student_logits, loss.student_gradient).
 DinoLoss dino_loss(Tape& tape, const Tensor& student_logits, const Tensor& teacher_logits, const Tensor& center,
                    const DinoLossOptions& options);
+
+/// center = momentum · center + (1 - momentum) · teacher_sum / rows, where `teacher_sum` (K) is over the `rows` teacher
+/// rows of all ranks and micro-batches. Comes after the loss, which uses the center as it was.
+void update_center(Stream& stream, const Tensor& center, const Tensor& teacher_sum, std::int64_t rows, double momentum);
 
 }  // namespace dino

@@ -77,9 +77,11 @@ class BasicArray {
   template <typename T>
     requires(!std::is_void_v<T> && (kConst || !std::is_const_v<T>))
   BasicArray(T* data, Shape shape) : BasicArray(data, dtype_of<std::remove_const_t<T>>, shape) {}
-  /// A writable view serves where a read-only one is asked for.
-  BasicArray(const BasicArray<void>& other)
-    requires kConst
+  /// A writable view serves where a read-only one is asked for. A template, because GCC 12 otherwise takes it for the copy
+  /// constructor of the writable view.
+  template <typename Other>
+    requires(kConst && std::is_same_v<Other, void>)
+  BasicArray(const BasicArray<Other>& other)
       : data_(other.data()), dtype_(other.dtype()), shape_(other.shape()) {}
 
   Void* data() const { return data_; }

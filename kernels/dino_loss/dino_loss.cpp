@@ -1,0 +1,35 @@
+#include "kernels/dino_loss/dino_loss.h"
+
+namespace dino {
+
+DinoLossSizes dino_loss_sizes(const DinoLossWithGradient& args) {
+  constexpr const char* kWhere = "dino_loss";
+  require(args.images >= 1, kWhere, "at least one image is needed; got {}", args.images);
+  require(args.student.shape().rank() == 2 && args.student.extent(1) >= 1 && args.student.extent(0) % args.images == 0,
+          kWhere, "student logits must be (V·B, K); got {} for B = {}", args.student.shape().to_string(), args.images);
+  const std::int64_t columns = args.student.extent(1);
+  require(args.teacher.shape().rank() == 2 && args.teacher.extent(1) == columns &&
+              args.teacher.extent(0) % args.images == 0,
+          kWhere, "teacher logits must be (G·B, {}); got {} for B = {}", columns, args.teacher.shape().to_string(),
+          args.images);
+  const DinoLossSizes sizes{args.images, args.student.extent(0) / args.images, args.teacher.extent(0) / args.images,
+                            columns};
+  require(sizes.teacher_views >= 1 && sizes.teacher_views <= kMaxTeacherViews, kWhere,
+          "1 to {} teacher views are supported; got {}", kMaxTeacherViews, sizes.teacher_views);
+  require(sizes.student_views >= 2 && sizes.student_views >= sizes.teacher_views, kWhere,
+          "the student needs two views and all of the teacher's; got {} and {}", sizes.student_views,
+          sizes.teacher_views);
+  require(args.student_temperature > 0 && args.teacher_temperature > 0, kWhere,
+          "temperatures must be above 0; got {} and {}", args.student_temperature, args.teacher_temperature);
+  require(!args.student_gradient || (args.student_gradient.dtype() == args.student.dtype() &&
+                                     args.student_gradient.shape() == args.student.shape()),
+          kWhere, "the gradient has the student logits' type and shape; got {} {}, expected {} {}",
+          name_of(args.student_gradient.dtype()), args.student_gradient.shape().to_string(),
+          name_of(args.student.dtype()), args.student.shape().to_string());
+  require(args.center.shape() == Shape{columns} && args.teacher_sum.shape() == Shape{columns}, kWhere,
+          "center and teacher_sum must be ({}); got {} and {}", columns, args.center.shape().to_string(),
+          args.teacher_sum.shape().to_string());
+  return sizes;
+}
+
+}  // namespace dino
