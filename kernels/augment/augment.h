@@ -1,0 +1,60 @@
+#pragma once
+
+#include "kernels/common/array.h"
+#include "kernels/common/operation.h"
+
+#include <array>
+#include <cstdint>
+
+namespace dino {
+
+/// Both are antialiased: their support grows with the factor of a reduction.
+enum class ResizeFilter : std::uint8_t { bilinear, bicubic };  // bicubic: a = -0.5
+
+enum class JitterStep : std::uint8_t { brightness, contrast, saturation, hue };
+
+/// How one crop is cut from a picture and altered; plain numbers, drawn elsewhere. The steps run in the order of the
+/// members. All lengths are pixels.
+struct CropPlan {
+  int top = 0, left = 0, height = 0, width = 0;  // the box that is cut from the picture; pixels outside are not seen
+  int resized_height = 0, resized_width = 0;     // the size to which the box is resized
+  int window_top = 0, window_left = 0;           // the part of the resized box that is kept …
+  int output_height = 0, output_width = 0;       // … and its size
+  ResizeFilter filter = ResizeFilter::bicubic;
+  bool flip = false;     // left to right
+  int jitter_steps = 0;  // the first so many of jitter_order run
+  std::array<JitterStep, 4> jitter_order{JitterStep::brightness, JitterStep::contrast, JitterStep::saturation,
+                                         JitterStep::hue};
+  float brightness = 1, contrast = 1, saturation = 1;  // factors, 1 changes nothing
+  double hue = 0;                                      // in turns, within [-0.5, 0.5]
+  bool grey = false;
+  float blur_radius = 0;  // standard deviation of the Gaussian; 0 is none
+  bool solarize = false;  // inverts values from 128
+};
+
+/// Cuts, resizes and alters one crop, in 8 bits per step as Pillow (9.4) and torchvision (0.14) do, to the last bit.
+///
+/// Resize: along x, then along y, each rounded to 8 bits. An output pixel is the sum of source pixels with 22-bit
+///   fixed-point weights, plus one half, shifted and clipped. A direction whose size stays is not resampled.
+/// Brightness, contrast, saturation: a + f·(x − a) in fp32, product and sum each rounded, then truncated and clipped to
+///   0..255; a is 0, the rounded mean of the grey picture, or the pixel's grey value.
+/// Grey: (19595 R + 38470 G + 7471 B + 32768) >> 16.
+/// Hue: to 8-bit HSV, H + trunc(255·hue) modulo 256, and back. H and S are truncated quotients in fp32, RGB is rounded.
+/// Blur: three extended box blurs along x, then along y, each in 24-bit fixed point rounded to 8 bits, borders
+/// repeated. Solarize: x < 128 ? x : 255 − x.
+///
+/// One picture at a time on the calling thread: whoever loads data has a thread (and a stream) per picture.
+/// Traffic: reads the box once; about 3 + 2·steps bytes per output value within the cache.
+/// Source: Pillow's src/libImaging (Resample, Blend, Convert, BoxBlur), torchvision's functional_pil; DINO's
+/// DataAugmentationDINO (main_dino.py) for the order of the steps.
+struct AugmentCrop {
+  ConstArray image;  // (H, W, 3) uint8, RGB
+  CropPlan plan;
+  Array output;  // (output_height, output_width, 3) uint8, RGB; must not overlap image
+};
+DINO_OPERATION(augment_crop, AugmentCrop)
+
+/// Throws Error unless the plan fits the picture and the output.
+void check_crop(const AugmentCrop& args);
+
+}  // namespace dino
