@@ -1,5 +1,7 @@
 #include "engine/tape.h"
 
+#include <utility>
+
 namespace dino {
 
 VariableId Tape::add_variable(Variable variable) {
@@ -57,6 +59,14 @@ bool Tape::give_gradient(const Tensor& x, const Tensor& dx) {
   variable.gradient = dx.detach().reshape(variable.shape);
   variable.reached = true;
   return true;
+}
+
+Tensor Tape::take_gradient(const Tensor& x) {
+  if (!x.requires_gradient()) return {};
+  Variable& variable = variables_[static_cast<std::size_t>(x.variable())];
+  require(!variable.kept, "tape", "the gradient of a leaf stays where it is");
+  variable.reached = false;
+  return std::exchange(variable.gradient, Tensor());
 }
 
 void Tape::backward(const Tensor& y, const Tensor& dy) {

@@ -70,6 +70,11 @@ class Tape {
   /// place; returns false otherwise. `dx` must not be written afterwards.
   bool give_gradient(const Tensor& x, const Tensor& dx);
 
+  /// The gradient that has reached `x` so far, taken from it: nothing has reached x afterwards, and the caller may write
+  /// the tensor. Empty when none has. `x` must be the output of an operation: one with several outputs takes the
+  /// gradients of the others from the record of its last one, so that one pass serves all.
+  Tensor take_gradient(const Tensor& x);
+
   /// Plays the tape back from `y`, whose gradient is `dy` (same shape and type). Each record is released as soon as it
   /// has been played, and the gradient of its output with it.
   void backward(const Tensor& y, const Tensor& dy);

@@ -31,6 +31,13 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
   return result;
 }
 
+Tensor Tensor::variable_only() const {
+  Tensor result = *this;
+  result.storage_.reset();
+  result.data_ = nullptr;
+  return result;
+}
+
 Tensor Tensor::detach() const {
   Tensor result = *this;
   result.variable_ = kNoVariable;

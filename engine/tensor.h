@@ -59,6 +59,8 @@ class Tensor {
 
   VariableId variable() const { return variable_; }
   bool requires_gradient() const { return variable_ != kNoVariable; }
+  /// The same variable without its elements, whose memory is let go: for backward, where only the gradient matters.
+  Tensor variable_only() const;
   /// This tensor as a plain value, through which no gradient flows.
   Tensor detach() const;
 
