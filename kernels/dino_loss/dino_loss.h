@@ -20,18 +20,18 @@ namespace dino {
 /// NaN in a row of logits gives a NaN loss. Results do not depend on the number of threads. Source: arXiv 2104.14294
 /// section 3.1; official main_dino.py:363-419.
 struct DinoLossWithGradient {
-  ConstArray student;  // (V·B, K) float32 or bfloat16
-  ConstArray teacher;  // (G·B, K) float32 or bfloat16
-  ConstArray center;   // (K) float32
-  int images = 0;      // B
+  ConstArray student{};  // (V·B, K) float32 or bfloat16
+  ConstArray teacher{};  // (G·B, K) float32 or bfloat16
+  ConstArray center{};   // (K) float32
+  int images = 0;        // B
   double student_temperature = 0.1;
   double teacher_temperature = 0.04;
   double gradient_scale = 1.0;
-  Array student_gradient;  // (V·B, K), the student's element type; may be `student` itself; empty: not computed
-  Array loss;              // (1) float32
-  Array teacher_entropy;   // (1) float32, mean over the teacher's rows, nats
-  Array kl;                // (1) float32, loss - teacher_entropy, nats
-  Array teacher_sum;       // (K) float32, column sums of the raw teacher logits
+  Array student_gradient{};  // (V·B, K), the student's element type; may be `student` itself; empty: not computed
+  Array loss{};              // (1) float32
+  Array teacher_entropy{};   // (1) float32, mean over the teacher's rows, nats
+  Array kl{};                // (1) float32, loss - teacher_entropy, nats
+  Array teacher_sum{};       // (K) float32, column sums of the raw teacher logits
 };
 DINO_OPERATION(dino_loss_with_gradient, DinoLossWithGradient)
 
@@ -48,10 +48,10 @@ DinoLossSizes dino_loss_sizes(const DinoLossWithGradient& args);
 /// center = momentum · center + (1 - momentum) · sum / rows: the moving mean of the teacher's logits.
 /// Source: official main_dino.py:408-419.
 struct CenterUpdate {
-  ConstArray sum;         // (K) float32, over the rows of all ranks and micro-batches
+  ConstArray sum{};       // (K) float32, over the rows of all ranks and micro-batches
   std::int64_t rows = 0;  // how many rows that were
   double momentum = 0.9;
-  Array center;  // (K) float32, updated in place
+  Array center{};  // (K) float32, updated in place
 };
 DINO_OPERATION(center_update, CenterUpdate)
 

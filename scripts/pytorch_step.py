@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""The whole DINO training step in plain PyTorch, on random crops: the yardstick for `dino_cuda bench step`.
+
+Needs PyTorch (Debian: python3-torch). Prints one JSON object. Options have the names of `dino_cuda bench step`.
+"""
+import argparse
+import copy
+import json
+import math
+import platform
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+ARCHS = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12)}
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        images, tokens, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(images, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attention = (q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5).softmax(-1)
+        x = x + self.proj((attention @ v).transpose(1, 2).reshape(images, tokens, width))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Vit(nn.Module):
+    def __init__(self, width, depth, heads, patch, size):
+        super().__init__()
+        self.patch, self.grid = patch, size // patch
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 1 + self.grid**2, width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, images):
+        x = self.embed(images)
+        rows, columns = x.shape[2:]
+        positions = self.positions
+        if rows != self.grid:
+            square = positions[:, 1:].reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+            square = F.interpolate(square, scale_factor=(rows + 0.1) / self.grid, mode="bicubic")
+            positions = torch.cat([positions[:, :1], square.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1) + positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)[:, 0]
+
+
+class Head(nn.Module):
+    def __init__(self, width, prototypes):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(), nn.Linear(2048, 256))
+        self.last = nn.utils.weight_norm(nn.Linear(256, prototypes, bias=False))
+        self.last.weight_g.data.fill_(1)
+        self.last.weight_g.requires_grad = False
+
+    def forward(self, x):
+        return self.last(F.normalize(self.mlp(x), dim=-1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", choices=ARCHS, default="vit_small")
+    parser.add_argument("--depth", type=int)
+    parser.add_argument("--patch-size", type=int, default=16)
+    parser.add_argument("--global-size", type=int, default=224)
+    parser.add_argument("--local-size", type=int, default=96)
+    parser.add_argument("--local-crops", type=int, default=8)
+    parser.add_argument("--out-dim", type=int, default=65536)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    width, depth, heads = ARCHS[args.arch]
+    student = nn.ModuleList([Vit(width, args.depth or depth, heads, args.patch_size, args.global_size), Head(width, args.out_dim)])
+    with torch.no_grad():
+        student[1].last(torch.zeros(1, 256))  # weight_norm leaves a computed tensor behind, which a copy cannot take along
+        teacher = nn.ModuleList([Vit(width, args.depth or depth, heads, args.patch_size, args.global_size), Head(width, args.out_dim)])
+        teacher.load_state_dict(copy.deepcopy(student.state_dict()))
+    for p in teacher.parameters():
+        p.requires_grad = False
+    trained = [p for p in student.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.04}, {"params": others, "weight_decay": 0.0}], lr=1e-5)
+    center = torch.zeros(1, args.out_dim)
+    crops = [torch.randn(args.batch, 3, args.global_size, args.global_size) for _ in range(2)]
+    crops += [torch.randn(args.batch, 3, args.local_size, args.local_size) for _ in range(args.local_crops)]
+
+    def step():
+        nonlocal center
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+            with torch.no_grad():
+                targets = teacher[1](teacher[0](torch.cat(crops[:2])))
+            features = [student[0](torch.cat(crops[:2]))]
+            if args.local_crops:
+                features.append(student[0](torch.cat(crops[2:])))
+            logits = student[1](torch.cat(features))
+        probabilities = ((targets.float() - center) / 0.04).softmax(-1).chunk(2)
+        log_student = [(x.float() / 0.1).log_softmax(-1) for x in logits.chunk(len(crops))]
+        pairs = [-(t * s).sum(-1).mean() for i, t in enumerate(probabilities) for v, s in enumerate(log_student) if v != i]
+        loss = sum(pairs) / len(pairs)
+        center = 0.9 * center + 0.1 * targets.float().mean(0, keepdim=True)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for p in trained:
+            factor = 3.0 / (p.grad.norm() + 1e-6)
+            if factor < 1:
+                p.grad.mul_(factor)
+        optimizer.step()
+        with torch.no_grad():
+            for s, t in zip(student.parameters(), teacher.parameters()):
+                t.mul_(0.996).add_(s, alpha=0.004)
+        return loss.item()
+
+    step()
+    times = []
+    for _ in range(args.steps):
+        start = time.perf_counter()
+        loss = step()
+        times.append(time.perf_counter() - start)
+    if not math.isfinite(loss):
+        raise SystemExit("the loss is not finite")
+    median = statistics.median(times)
+    print(json.dumps({
+        "implementation": "pytorch " + torch.__version__, "arch": args.arch, "patch_size": args.patch_size, "batch": args.batch,
+        "global_size": args.global_size, "local_size": args.local_size, "local_crops": args.local_crops, "out_dim": args.out_dim,
+        "precision": args.precision, "threads": args.threads, "machine": platform.processor() or platform.machine(),
+        "steps": args.steps, "step_ms": round(1000 * median, 1), "images_per_second": round(args.batch / median, 3)}))
+
+
+if __name__ == "__main__":
+    main()

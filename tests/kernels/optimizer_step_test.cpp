@@ -1,0 +1,281 @@
+#include "kernels/optimizer_step/optimizer_step.h"
+
+#include "tests/support/catch.h"
+#include "tests/support/host_array.h"
+
+#include <omp.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+using namespace dino;
+using namespace dino::test;
+
+namespace {
+
+/// Tensors of many sizes with gaps between them: decayed and not, active and not.
+std::vector<OptimizerSegment> table(std::int64_t& flat_size, std::int64_t step, std::int64_t alignment = 16) {
+  std::vector<OptimizerSegment> segments;
+  std::int64_t offset = 0;
+  int i = 0;
+  for (const std::int64_t size : {1, 7, 64, 0, 1000, 16384, 16385, 50001, 384, 33}) {
+    segments.push_back({.offset = offset,
+                        .size = size,
+                        .step = step + i % 2,
+                        .learning_rate = 0.01 * (1 + i % 3),
+                        .weight_decay = 0.04,
+                        .decayed = i % 2 == 0,
+                        .adapted = i % 4 < 2,
+                        .active = i != 4 && i != 8});
+    offset += (size + alignment - 1) / alignment * alignment + (i == 3 ? alignment : 0);
+    ++i;
+  }
+  flat_size = offset;
+  return segments;
+}
+
+/// Every flat array in one element type; all of them start with values, as after some steps.
+struct State {
+  State(DType type, std::int64_t n, std::int64_t segments, std::uint64_t seed, int misalign = 0)
+      : gradient(random_normal(type, {n}, seed, 0.3, 0, misalign)),
+        student(random_normal(type, {n}, seed + 1, 0.5, 0, misalign)),
+        first_moment(random_normal(type, {n}, seed + 2, 0.1, 0, misalign)),
+        second_moment(random_normal(type, {n}, seed + 3, 0.01, 0.1, misalign)),
+        teacher(random_normal(type, {n}, seed + 4, 0.5, 0, misalign)),
+        student_working(random_normal(DType::bfloat16, {n}, seed + 5, 1, 0, misalign)),
+        teacher_working(random_normal(DType::bfloat16, {n}, seed + 6, 1, 0, misalign)),
+        norms(type, {segments}),
+        parameter_norms(type, {segments}),
+        update_norms(type, {segments}),
+        non_finite(DType::int32, {1}) {}
+
+  GradientNorms norms_arguments(std::span<const OptimizerSegment> segments, double clip, bool lars) const {
+    GradientNorms args{
+        .segments = segments, .gradient = gradient, .norms = norms, .non_finite = non_finite, .clip = clip};
+    if (lars) {
+      args.student = student;
+      args.parameter_norms = parameter_norms;
+      args.update_norms = update_norms;
+    }
+    return args;
+  }
+  OptimizerStep step_arguments(std::span<const OptimizerSegment> segments, OptimizerKind kind, double clip) const {
+    return {.segments = segments,
+            .kind = kind,
+            .clip = clip,
+            .teacher_momentum = 0.9,
+            .gradient = gradient,
+            .norms = norms,
+            .parameter_norms = parameter_norms,
+            .update_norms = update_norms,
+            .student = student,
+            .first_moment = first_moment,
+            .second_moment = kind == OptimizerKind::adamw ? second_moment.array() : Array(),
+            .student_working = student_working,
+            .teacher = teacher,
+            .teacher_working = teacher_working};
+  }
+
+  HostArray gradient, student, first_moment, second_moment, teacher, student_working, teacher_working;
+  HostArray norms, parameter_norms, update_norms, non_finite;
+};
+
+}  // namespace
+
+TEST_CASE("gradient_norms and optimizer_step agree with the oracle") {
+  const auto stream = make_cpu_stream();
+  for (const OptimizerKind kind : {OptimizerKind::adamw, OptimizerKind::sgd, OptimizerKind::lars}) {
+    for (const double clip : {0.0, 0.3}) {
+      for (const int misalign : {0, 1}) {
+        INFO("kind " << static_cast<int>(kind) << ", clip " << clip << ", misalign " << misalign);
+        const bool lars = kind == OptimizerKind::lars;
+        std::int64_t n = 0;
+        const auto segments = table(n, 3, misalign == 0 ? 16 : 1);
+        const auto count = static_cast<std::int64_t>(segments.size());
+        const State got(DType::float32, n, count, 1, misalign);
+        const State before(DType::float32, n, count, 1);
+        State expected(DType::float64, n, count, 1);
+        // The oracle starts from the same fp32 values.
+        for (std::int64_t i = 0; i < n; ++i) {
+          expected.gradient.set(i, got.gradient.at(i));
+          expected.student.set(i, got.student.at(i));
+          expected.first_moment.set(i, got.first_moment.at(i));
+          expected.second_moment.set(i, got.second_moment.at(i));
+          expected.teacher.set(i, got.teacher.at(i));
+        }
+        reference::gradient_norms(expected.norms_arguments(segments, clip, lars));
+        gradient_norms(got.norms_arguments(segments, clip, lars), *stream);
+        check_close(got.norms, expected.norms, 1e-6, "norms");
+        CHECK(*got.non_finite.as<std::int32_t>() == 0);
+        if (lars) {
+          check_close(got.parameter_norms, expected.parameter_norms, 1e-6, "parameter norms");
+          check_close(got.update_norms, expected.update_norms, 1e-6, "update norms");
+        }
+
+        reference::optimizer_step(expected.step_arguments(segments, kind, clip));
+        optimizer_step(got.step_arguments(segments, kind, clip), *stream);
+        check_close(got.student, expected.student, 3e-7, "student");
+        check_close(got.first_moment, expected.first_moment, 3e-7, "first moment");
+        check_close(got.second_moment, expected.second_moment, 3e-7, "second moment");
+        check_close(got.teacher, expected.teacher, 3e-7, "teacher");
+        for (std::size_t s = 0; s < segments.size(); ++s) {
+          for (std::int64_t i = segments[s].offset; i < segments[s].offset + segments[s].size; ++i) {
+            const auto rounded = [](double x) {
+              return static_cast<double>(static_cast<float>(BFloat16(static_cast<float>(x))));
+            };
+            const bool working = got.student_working.at(i) ==
+                                 (segments[s].active ? rounded(got.student.at(i)) : before.student_working.at(i));
+            const bool kept = segments[s].active || (got.student.at(i) == before.student.at(i) &&
+                                                     got.first_moment.at(i) == before.first_moment.at(i) &&
+                                                     got.second_moment.at(i) == before.second_moment.at(i));
+            if (!working || !kept || got.teacher_working.at(i) != rounded(got.teacher.at(i)))
+              FAIL("element " << i << " of segment " << s);
+          }
+        }
+        // Padding is left alone.
+        const std::int64_t gap = segments[0].offset + 1;
+        if (misalign == 0) {
+          CHECK(got.student.at(gap) == before.student.at(gap));
+          CHECK(got.teacher.at(gap) == before.teacher.at(gap));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("optimizer_step follows PyTorch's AdamW from the first step") {
+  // torch 1.13: p = 1, gradients 0.5, -0.25; lr 0.1, weight decay 0.04. By hand: the first step moves by the whole
+  // rate.
+  const auto stream = make_cpu_stream();
+  OptimizerSegment segment{
+      .offset = 0, .size = 1, .step = 1, .learning_rate = 0.1, .weight_decay = 0.04, .decayed = true};
+  HostArray gradient = from_values(DType::float32, {1}, {0.5});
+  const HostArray student = from_values(DType::float32, {1}, {1.0});
+  const HostArray m = from_values(DType::float32, {1}, {0});
+  const HostArray v = from_values(DType::float32, {1}, {0});
+  OptimizerStep args{
+      .segments = {&segment, 1}, .gradient = gradient, .student = student, .first_moment = m, .second_moment = v};
+  optimizer_step(args, *stream);
+  CHECK(std::abs(student.at(0) - (1 - 0.004 - 0.1)) <= 1e-6);
+  CHECK(std::abs(m.at(0) / 0.05 - 1) <= 2e-7);
+  CHECK(std::abs(v.at(0) / 0.00025 - 1) <= 2e-7);
+  gradient.set(0, -0.25);
+  segment.step = 2;
+  optimizer_step(args, *stream);
+  const double corrected_m = (0.9 * 0.05 - 0.1 * 0.25) / (1 - 0.81);
+  const double corrected_v = (0.999 * 0.00025 + 0.001 * 0.0625) / (1 - 0.998001);
+  CHECK(std::abs(student.at(0) - (0.896 * 0.996 - 0.1 * corrected_m / std::sqrt(corrected_v))) <= 1e-6);
+}
+
+TEST_CASE("optimizer_step follows SGD and LARS by hand") {
+  const auto stream = make_cpu_stream();
+  const OptimizerSegment segment{
+      .offset = 0, .size = 2, .learning_rate = 0.5, .weight_decay = 0.1, .decayed = true, .adapted = true};
+  const HostArray gradient = from_values(DType::float32, {2}, {0.3, 0.4});
+  const HostArray norms(DType::float32, {1}), p_norms(DType::float32, {1}), u_norms(DType::float32, {1}),
+      flag(DType::int32, {1});
+  for (const OptimizerKind kind : {OptimizerKind::sgd, OptimizerKind::lars}) {
+    const HostArray student = from_values(DType::float32, {2}, {3.0, 4.0});
+    const HostArray m = from_values(DType::float32, {2}, {1.0, 0.0});
+    gradient_norms({.segments = {&segment, 1},
+                    .gradient = gradient,
+                    .norms = norms,
+                    .non_finite = flag,
+                    .student = student,
+                    .parameter_norms = p_norms,
+                    .update_norms = u_norms},
+                   *stream);
+    CHECK(std::abs(norms.at(0) - 0.5) <= 1e-7);
+    CHECK(std::abs(p_norms.at(0) - 5.0) <= 1e-6);
+    CHECK(std::abs(u_norms.at(0) - 1.0) <= 1e-6);
+    optimizer_step({.segments = {&segment, 1},
+                    .kind = kind,
+                    .gradient = gradient,
+                    .parameter_norms = p_norms,
+                    .update_norms = u_norms,
+                    .student = student,
+                    .first_moment = m},
+                   *stream);
+    const double ratio = kind == OptimizerKind::lars ? 1e-3 * 5.0 / 1.0 : 1.0;
+    CHECK(std::abs(m.at(0) - (0.9 + 0.6 * ratio)) <= 1e-6);
+    CHECK(std::abs(m.at(1) - 0.8 * ratio) <= 1e-6);
+    CHECK(std::abs(student.at(0) - (3 - 0.5 * (0.9 + 0.6 * ratio))) <= 1e-6);
+  }
+}
+
+TEST_CASE("LARS leaves a zero parameter and a zero update at ratio 1") {
+  const auto stream = make_cpu_stream();
+  const OptimizerSegment segment{.offset = 0, .size = 1, .learning_rate = 1, .adapted = true};
+  const HostArray zero = from_values(DType::float32, {1}, {0}), one = from_values(DType::float32, {1}, {1});
+  const HostArray student = zero.copy(), m = zero.copy();
+  optimizer_step({.segments = {&segment, 1},
+                  .kind = OptimizerKind::lars,
+                  .gradient = one,
+                  .parameter_norms = zero,
+                  .update_norms = one,
+                  .student = student,
+                  .first_moment = m},
+                 *stream);
+  CHECK(student.at(0) == -1.0);
+}
+
+TEST_CASE("gradient_norms sees what is not finite, and only where it counts") {
+  const auto stream = make_cpu_stream();
+  std::int64_t n = 0;
+  auto segments = table(n, 1);
+  const auto count = static_cast<std::int64_t>(segments.size());
+  const auto flag_with = [&](std::int64_t where, double value, std::int32_t& flag) {
+    State state(DType::float32, n, count, 1);
+    state.gradient.set(where, value);
+    gradient_norms(state.norms_arguments(segments, 0, false), *stream);
+    flag = *state.non_finite.as<std::int32_t>();
+    return state.norms.at(7);
+  };
+  std::int32_t flag = -1;
+  const std::int64_t last = segments[7].offset + segments[7].size - 1;
+  flag_with(last, std::numeric_limits<double>::quiet_NaN(), flag);
+  CHECK(flag == 1);
+  flag_with(segments[7].offset, std::numeric_limits<double>::infinity(), flag);
+  CHECK(flag == 1);
+  flag_with(segments[0].offset + 1, std::numeric_limits<double>::quiet_NaN(), flag);  // padding
+  CHECK(flag == 0);
+  flag_with(segments[8].offset, std::numeric_limits<double>::quiet_NaN(), flag);  // inactive
+  CHECK(flag == 0);
+  const double norm = flag_with(last, 1e25, flag);  // its square is beyond fp32
+  CHECK(flag == 0);
+  CHECK(std::abs(norm / 1e25 - 1) <= 1e-6);
+}
+
+TEST_CASE("gradient_norms and optimizer_step do not depend on the number of threads") {
+  std::int64_t n = 0;
+  const auto segments = table(n, 2);
+  const int threads = omp_get_max_threads();
+  std::vector<State> states;
+  for (const int count : {1, 2, 3}) {
+    omp_set_num_threads(count);
+    const auto stream = make_cpu_stream();
+    const State& state = states.emplace_back(DType::float32, n, static_cast<std::int64_t>(segments.size()), 5);
+    gradient_norms(state.norms_arguments(segments, 0.3, true), *stream);
+    optimizer_step(state.step_arguments(segments, OptimizerKind::lars, 0.3), *stream);
+  }
+  omp_set_num_threads(threads);
+  for (const std::size_t i : {1, 2}) {
+    check_close(states[i].norms, states[0].norms, 0.0, "norms");
+    check_close(states[i].update_norms, states[0].update_norms, 0.0, "update norms");
+    check_close(states[i].student, states[0].student, 0.0, "student");
+    check_close(states[i].teacher, states[0].teacher, 0.0, "teacher");
+  }
+}
+
+TEST_CASE("optimizer_step refuses tables and arrays that disagree") {
+  const auto stream = make_cpu_stream();
+  const State state(DType::float32, 64, 2, 1);
+  const auto try_step = [&](std::vector<OptimizerSegment> segments) {
+    optimizer_step(state.step_arguments(segments, OptimizerKind::adamw, 0), *stream);
+  };
+  CHECK_THROWS_AS(try_step({{.offset = 0, .size = 20, .step = 1}, {.offset = 16, .size = 8, .step = 1}}), Error);
+  CHECK_THROWS_AS(try_step({{.offset = 0, .size = 16, .step = 1}, {.offset = 60, .size = 8, .step = 1}}), Error);
+  CHECK_THROWS_AS(try_step({{.offset = 0, .size = 16, .step = 0}}), Error);
+  CHECK_NOTHROW(try_step({{.offset = 0, .size = 16, .step = 1}, {.offset = 32, .size = 8, .step = 1}}));
+}
