@@ -1,6 +1,71 @@
-#include <fmt/format.h>
+#include "cli/commands.h"
+#include "kernels/common/error.h"
 
-int main() {
-  fmt::print("dino_cuda\n");
-  return 0;
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr int kFailure = 1;
+constexpr int kUsage = 2;
+
+/// Configuration keys are written with underscores; the command line may have hyphens as well.
+std::string with_underscores(std::string argument) {
+  if (!argument.starts_with("--")) return argument;
+  for (std::size_t i = 2; i < argument.size() && argument[i] != '='; ++i) {
+    if (argument[i] == '-') argument[i] = '_';
+  }
+  return argument;
+}
+
+std::string one_line(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  for (char& c : text) {
+    if (c == '\n') c = ' ';
+  }
+  return text;
+}
+
+int run_program(int argc, char** argv) {
+  CLI::App app(
+      "dino_cuda trains, evaluates and looks into DINO vision transformers.\n\n"
+      "  dino_cuda train configs/cifar10.toml                   train a model\n"
+      "  dino_cuda train configs/cifar10.toml --resume          go on where the last run stopped\n"
+      "  dino_cuda COMMAND --help                               options and examples of a command\n");
+  app.name("dino_cuda");
+  app.set_version_flag("--version", "dino_cuda " DINO_VERSION);
+  app.require_subcommand(1);
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    const std::string hint = one_line(error.what()).find("; try ") == std::string::npos ? "; try --help" : "";
+    return "dino_cuda: " + one_line(error.what()) + hint + "\n";
+  });
+  dino::Run run;
+  dino::add_train_command(app, run);
+
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const bool is_train = !arguments.empty() && arguments.front() == "train";
+  for (std::string& argument : arguments) {
+    if (is_train) argument = with_underscores(argument);
+  }
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
+  try {
+    app.parse(arguments);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsage;
+  }
+  return run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run_program(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "dino_cuda: %s\n", one_line(error.what()).c_str());
+    return kFailure;
+  }
 }

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+
+namespace dino {
+
+/// What a subcommand does once the command line has been understood; returns the exit status.
+using Run = std::function<int()>;
+
+/// Each adds one subcommand to `app`; parsing it fills `run`.
+void add_train_command(CLI::App& app, Run& run);
+
+}  // namespace dino
