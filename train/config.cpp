@@ -224,8 +224,7 @@ std::string_view nearest_name(std::string_view word, const std::vector<std::stri
       }
     }
     // A key that the word begins is meant more often than one that merely is as short.
-    const std::size_t distance =
-        !word.empty() && candidate.starts_with(word) ? std::min<std::size_t>(row.back(), 1) : row.back();
+    const std::size_t distance = !word.empty() && candidate.starts_with(word) ? 0 : row.back();
     if (distance < best_distance) {
       best_distance = distance;
       best = candidate;
@@ -317,8 +316,6 @@ void check_config(const TrainConfig& c) {
                     c.epochs));
   check(c.embed_dim == 0 || c.num_heads == 0 || c.embed_dim % c.num_heads == 0,
         fmt::format("embed_dim must be a multiple of num_heads; got {} and {}", c.embed_dim, c.num_heads));
-  check(c.knn_every == 0 || !c.knn_test_path.empty(),
-        "knn_every needs knn_test_path: labelled images to classify; try knn_every = 0");
 }
 
 std::string write_config(const TrainConfig& config) {

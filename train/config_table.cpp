@@ -75,7 +75,7 @@ const ConfigField kTable[] = {
   {kAugmentation, "solarize_prob_global2", &C::solarize_prob_global2, between(0, 1), "probability of solarisation, second global crop"},
   {kAugmentation, "solarize_threshold", &C::solarize_threshold, between(0, 256), "pixel values from here on are inverted by solarisation"},
 
-  {kRun, "data_path", &C::data_path, any(), "training images: a folder (class folders or not) or a packed data set"},
+  {kRun, "data_path", &C::data_path, any(), "training images: a folder, with or without class folders or splits, or a text file that lists them"},
   {kRun, "output_dir", &C::output_dir, any(), "checkpoints, log.jsonl and the effective configuration go here"},
   {kRun, "saveckp_freq", &C::saveckp_freq, at_least(0), "keep the checkpoint of every n-th epoch; 0 = only the last and the best"},
   {kRun, "seed", &C::seed, at_least(0), "of weights, order, crops and drop path"},
@@ -84,8 +84,8 @@ const ConfigField kTable[] = {
   {kRun, "device", &C::device, one_of("auto|cpu|cuda"), "auto = cuda where there is a driver and a card, else cpu"},
 
   {kKnn, "knn_every", &C::knn_every, at_least(0), "classify by nearest neighbours after every n-th epoch and the last; 0 = never"},
-  {kKnn, "knn_train_path", &C::knn_train_path, any(), "labelled images to compare with; empty = data_path"},
-  {kKnn, "knn_test_path", &C::knn_test_path, any(), "labelled images to classify"},
+  {kKnn, "knn_train_path", &C::knn_train_path, any(), "labelled images to compare with; empty = those of data_path"},
+  {kKnn, "knn_test_path", &C::knn_test_path, any(), "labelled images to classify; empty = the val or test split in data_path"},
   {kKnn, "knn_k", &C::knn_k, at_least(1), "numbers of neighbours"},
   {kKnn, "knn_temperature", &C::knn_temperature, above(0), "votes are weighted by exp(similarity / this)"},
 };

@@ -131,9 +131,6 @@ TEST_CASE("keys that contradict each other are errors") {
   c = {};
   c.epochs = 5;
   CHECK_THROWS_AS(check_config(c), Error);
-  c = {};
-  c.knn_every = 1;
-  CHECK_THROWS_AS(check_config(c), Error);
 }
 
 TEST_CASE("the configurations that come with the program are valid") {
