@@ -1,0 +1,47 @@
+#pragma once
+
+#include "kernels/common/array.h"
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dino {
+
+struct StoredTensor {
+  std::string name;
+  Shape shape;
+  DType dtype;
+};
+
+/// The tensors of a file, read one by one when they are asked for.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  TensorSource(const TensorSource&) = delete;
+  TensorSource& operator=(const TensorSource&) = delete;
+
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  /// Elements of tensors()[index] in row-major order, as fp32. `to` has their number.
+  virtual void read(std::size_t index, std::span<float> to) = 0;
+
+ protected:
+  TensorSource() = default;
+  std::vector<StoredTensor> tensors_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Recognises the file by its first bytes: .safetensors, or what torch.save writes, in its zip format and its old one.
+/// Throws Error, naming the file, when it is none of them or is damaged.
+std::unique_ptr<TensorSource> open_tensors(const std::filesystem::path& path);
+
+std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& path);
+
+/// `n` elements of any floating-point or integer type as fp32. `from` need not be aligned.
+void convert_to_float(const std::byte* from, DType dtype, std::size_t n, float* to);
+
+}  // namespace dino
