@@ -1,6 +1,7 @@
 #include "models/dino_head.h"
 
 #include "engine/ops/batch_norm.h"
+#include "engine/ops/gelu.h"
 #include "engine/ops/l2_normalize.h"
 #include "engine/ops/linear.h"
 #include "engine/ops/weight_norm.h"

@@ -5,12 +5,9 @@
 
 namespace dino {
 
-/// Batch norm of x (R, C) over the rows of all ranks, biased variance, eps inside the root: training mode. gamma, beta: (C)
-/// fp32. `statistics`, where given, is (2, C) fp32: the batch's mean and unbiased variance, for running averages.
-Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps, Communicator& communicator,
-                  const Tensor& statistics = {});
-
-/// gelu(x), exact (erf), where no GEMM precedes it.
-Tensor gelu(Tape& tape, const Tensor& x);
+/// Batch norm of x (R, C) over the rows of all ranks, biased variance, eps inside the root: training mode. gamma, beta:
+/// (C) fp32. `statistics`, where given, is (2, C) fp32: the batch's mean and unbiased variance, for running averages.
+Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps,
+                  Communicator& communicator, const Tensor& statistics = {});
 
 }  // namespace dino
