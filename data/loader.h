@@ -1,0 +1,97 @@
+#pragma once
+
+#include "data/crop_plan.h"
+#include "data/image_source.h"
+#include "data/sampler.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dino {
+
+/// What is made of each picture: groups of square crops of one size, views numbered through all groups, and the plan
+/// of each view. `plan` is called by several threads and must depend on its arguments only.
+struct ViewSet {
+  struct Group {
+    int views = 0;
+    int size_px = 0;
+  };
+  std::vector<Group> groups;
+  std::function<CropPlan(int image_height, int image_width, int view, std::uint64_t epoch, std::uint64_t sample)> plan;
+};
+
+/// Training: the global crops, then (if any) the local crops.
+ViewSet multi_crop_views(const MultiCropOptions& options, std::uint64_t seed);
+/// Evaluation: the centre of each picture.
+ViewSet center_crop_views(int short_side_px, int size_px);
+/// Training a linear classifier: one random resized crop.
+ViewSet linear_probe_views(int size_px, std::uint64_t seed);
+
+struct CropGroup {
+  int views = 0;
+  int size_px = 0;
+  std::vector<std::uint8_t> pixels;  // (views, B, size_px, size_px, 3), RGB
+};
+
+struct Batch {
+  std::int64_t epoch = 0;
+  std::int64_t index = 0;             // within the epoch
+  std::vector<CropGroup> groups;      // as in ViewSet
+  std::vector<std::int64_t> samples;  // (B) numbers of the pictures, after replacement of broken ones
+  std::vector<std::int32_t> labels;   // (B)
+  double wait_ms = 0;                 // how long next() had to wait for this batch
+
+  int size() const { return static_cast<int>(samples.size()); }
+  ConstArray crops(std::size_t group) const;  // (views, B, size_px, size_px, 3) uint8
+};
+
+struct LoaderOptions {
+  int threads = 0;                    // 0: one per processor
+  int prefetch_batches = 4;           // batches that are complete or in work ahead of the consumer
+  std::int64_t epoch = 0, batch = 0;  // the first to deliver
+  std::int64_t end_epoch = -1;        // no batch of this epoch or after; -1: goes on for ever
+  bool replace_broken = true;         // else a broken picture is an Error
+};
+
+struct BrokenImages {
+  struct Entry {
+    std::string name, reason;
+  };
+  std::int64_t count = 0;      // different pictures found broken so far
+  std::vector<Entry> entries;  // the first of them, at most kMaxEntries
+  static constexpr std::size_t kMaxEntries = 100;
+};
+
+/// Decodes pictures and makes their crops on threads of its own, ahead of the consumer, and delivers batches in the
+/// sampler's order, epoch after epoch. Each picture is decoded once for all its crops. What a batch holds depends on
+/// seed, epoch and sample only, not on the number of threads or ranks.
+///
+/// A picture that cannot be decoded is replaced by the next good one (number + 1, …, around the end), with the crops
+/// drawn for the picture that was asked for.
+class Loader {
+ public:
+  /// `source` must outlive the loader.
+  Loader(const ImageSource& source, const SamplerOptions& sampler, ViewSet views, const LoaderOptions& options);
+  /// Stops at the next picture; batches under way are lost.
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  /// Fills `batch` with the next one, whose former memory is used again; false after the last. Throws what a thread
+  /// met (always again from then on), in the place of the batch that it belongs to. One thread at a time may call it.
+  bool next(Batch& batch);
+
+  std::int64_t batches_per_epoch() const;
+  BrokenImages broken() const;
+  /// Sum of all waits in next().
+  double total_wait_ms() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace dino
