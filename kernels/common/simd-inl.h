@@ -8,6 +8,7 @@
 #endif
 
 #include "kernels/common/dtype.h"
+#include "kernels/common/gradient_mode.h"
 
 #include <hwy/highway.h>
 
@@ -57,6 +58,26 @@ HWY_INLINE void store_tail(FloatTag d, FloatVector v, T* p, std::size_t n) {
   HWY_ALIGN T padded[hn::MaxLanes(FloatTag())];
   store(d, v, padded);
   for (std::size_t i = 0; i < n; ++i) p[i] = padded[i];
+}
+
+/// One step of a loop over `left` remaining elements: a whole vector, or the tail at the end.
+template <typename T>
+HWY_INLINE FloatVector load_up_to(FloatTag d, const T* p, std::size_t left) {
+  return HWY_LIKELY(left >= hn::Lanes(d)) ? load(d, p) : load_tail(d, p, left);
+}
+template <typename T>
+HWY_INLINE void store_up_to(FloatTag d, FloatVector v, T* p, std::size_t left) {
+  if (HWY_LIKELY(left >= hn::Lanes(d))) {
+    store(d, v, p);
+  } else {
+    store_tail(d, v, p, left);
+  }
+}
+/// Writes a gradient, or adds it to what is there. Not for GradientMode::ignore.
+template <typename T>
+HWY_INLINE void store_gradient(FloatTag d, FloatVector v, T* p, std::size_t left, GradientMode mode) {
+  if (mode == GradientMode::accumulate) v = hn::Add(v, load_up_to(d, p, left));
+  store_up_to(d, v, p, left);
 }
 
 }  // namespace dino::simd::HWY_NAMESPACE
