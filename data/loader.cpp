@@ -25,7 +25,7 @@ struct Workspace {
 }  // namespace
 
 ConstArray Batch::crops(std::size_t group) const {
-  const CropGroup& g = groups.at(group);
+  const HostCrops& g = groups.at(group);
   return {g.pixels.data(), DType::uint8, {g.views, size(), g.size_px, g.size_px, 3}};
 }
 
@@ -214,7 +214,7 @@ struct Loader::State {
     batch.samples[item] = index;
     batch.labels[item] = source.label(index);
     int view = 0;
-    for (CropGroup& group : batch.groups) {
+    for (HostCrops& group : batch.groups) {
       const std::size_t crop_size =
           static_cast<std::size_t>(group.size_px) * static_cast<std::size_t>(group.size_px) * 3;
       for (int v = 0; v < group.views; ++v, ++view) {

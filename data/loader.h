@@ -30,7 +30,7 @@ ViewSet center_crop_views(int short_side_px, int size_px);
 /// Training a linear classifier: one random resized crop.
 ViewSet linear_probe_views(int size_px, std::uint64_t seed);
 
-struct CropGroup {
+struct HostCrops {
   int views = 0;
   int size_px = 0;
   std::vector<std::uint8_t> pixels;  // (views, B, size_px, size_px, 3), RGB
@@ -39,7 +39,7 @@ struct CropGroup {
 struct Batch {
   std::int64_t epoch = 0;
   std::int64_t index = 0;             // within the epoch
-  std::vector<CropGroup> groups;      // as in ViewSet
+  std::vector<HostCrops> groups;      // as in ViewSet
   std::vector<std::int64_t> samples;  // (B) numbers of the pictures, after replacement of broken ones
   std::vector<std::int32_t> labels;   // (B)
   double wait_ms = 0;                 // how long next() had to wait for this batch
