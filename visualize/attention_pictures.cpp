@@ -1,0 +1,80 @@
+#include "visualize/attention_pictures.h"
+
+#include "visualize/drawing.h"
+#include "visualize/png.h"
+
+#include <charconv>
+
+namespace dino {
+namespace {
+
+constexpr int kMean = -1;
+
+std::string name_of_head(int head) { return head == kMean ? "mean" : "head" + std::to_string(head); }
+
+}  // namespace
+
+std::vector<int> select_heads(std::string_view text, int heads) {
+  if (text == "mean") return {kMean};
+  std::vector<int> selected;
+  if (text == "all") {
+    for (int head = 0; head < heads; ++head) selected.push_back(head);
+    selected.push_back(kMean);
+    return selected;
+  }
+  int head = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), head);
+  require(error == std::errc() && end == text.data() + text.size() && head >= 0 && head < heads, "attention",
+          "there is no head {}; expected all, mean or a number from 0 to {}", text, heads - 1);
+  return {head};
+}
+
+std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps& maps, const Image& prepared,
+                                                            const std::filesystem::path& folder,
+                                                            const std::string& stem,
+                                                            const AttentionPictureOptions& options) {
+  require(prepared.height == maps.rows * maps.patch_px && prepared.width == maps.columns * maps.patch_px, "attention",
+          "got a picture of {}×{} pixels for {}×{} patches of {} pixels", prepared.height, prepared.width, maps.rows,
+          maps.columns, maps.patch_px);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  require(!error, "attention", "cannot make the folder {}: {}", folder.string(), error.message());
+  const std::vector<int> heads = options.heads.empty() ? select_heads("all", maps.heads) : options.heads;
+
+  std::vector<std::filesystem::path> paths;
+  const auto write = [&](const std::string& name, const Image& image) {
+    paths.push_back(folder / (stem + "_" + name + ".png"));
+    write_png(paths.back(), image.rgb, image.height, image.width, 3);
+  };
+  const auto small = [&](const Image& image) { return reduce_to(image, options.sheet_tile_px); };
+
+  write("input", prepared);
+  std::vector<Image> map_row{small(prepared)};
+  Image blank = map_row[0];
+  std::fill(blank.rgb.begin(), blank.rgb.end(), std::uint8_t{255});
+  std::vector<Image> overlay_row{blank};
+  std::vector<Image> mask_row{blank};
+  for (const int head : heads) {
+    require(head >= kMean && head < maps.heads, "attention", "there is no head {}; the network has {}", head,
+            maps.heads);
+    const Image map = enlarge_cells(heat_colors(maps.map_of(head)), maps.rows, maps.columns, maps.patch_px);
+    const Image overlay = blend(prepared, map, options.overlay_share);
+    write(name_of_head(head), map);
+    write(name_of_head(head) + "_overlay", overlay);
+    map_row.push_back(small(map));
+    overlay_row.push_back(small(overlay));
+    if (const auto mask = maps.mask_of(head); !mask.empty()) {
+      const Image masked = spotlight(prepared, mask, maps.columns, maps.patch_px);
+      write(name_of_head(head) + "_mask", masked);
+      mask_row.push_back(small(masked));
+    }
+  }
+  const int columns = static_cast<int>(map_row.size());
+  std::vector<Image> sheet = std::move(map_row);
+  sheet.insert(sheet.end(), overlay_row.begin(), overlay_row.end());
+  if (static_cast<int>(mask_row.size()) == columns) sheet.insert(sheet.end(), mask_row.begin(), mask_row.end());
+  write("sheet", tile(sheet, columns));
+  return paths;
+}
+
+}  // namespace dino

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "visualize/attention.h"
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace dino {
+
+/// What `all`, `mean` or a head's number stand for: heads from 0, -1 for the mean of all, which comes last. Throws
+/// Error for anything else.
+std::vector<int> select_heads(std::string_view text, int heads);
+
+struct AttentionPictureOptions {
+  std::vector<int> heads;      // see select_heads(); empty for all heads and the mean
+  double overlay_share = 0.6;  // of the colours in an overlay
+  int sheet_tile_px = 240;     // longest side of a picture on the contact sheet
+};
+
+/// Writes PNG files into `folder`, which is made where it is missing, and returns their paths, the sheet last:
+///   STEM_input.png          the picture as the network saw it
+///   STEM_head0.png …        attention in colours from the map's smallest to its largest value, one block per patch
+///   STEM_head0_overlay.png  these colours over the picture
+///   STEM_head0_mask.png     the picture, dark where the threshold mask is 0; only when masks were made
+///   STEM_mean.png …         the same for the mean of the heads
+///   STEM_sheet.png          all of them: one column per head; maps, overlays and masks below each other
+std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps& maps, const Image& prepared,
+                                                            const std::filesystem::path& folder,
+                                                            const std::string& stem,
+                                                            const AttentionPictureOptions& options = {});
+
+}  // namespace dino

@@ -1,0 +1,27 @@
+#pragma once
+
+#include "data/image.h"
+#include "visualize/colormap.h"
+
+#include <span>
+#include <vector>
+
+namespace dino {
+
+/// One cell of `columns` per block of `cell_px` × `cell_px` pixels: nearest-neighbour enlargement.
+Image enlarge_cells(std::span<const Rgb> cells, int rows, int columns, int cell_px);
+
+/// share · over + (1 - share) · under, pixel by pixel. The pictures have one size.
+Image blend(const Image& under, const Image& over, double share);
+
+/// The picture with every cell whose mask is 0 turned grey and dark.
+Image spotlight(const Image& picture, std::span<const float> mask, int columns, int cell_px);
+
+/// The picture reduced by the smallest whole number so that no side exceeds `limit_px`: means of square blocks, the
+/// remainder at the bottom and on the right cut off.
+Image reduce_to(const Image& picture, int limit_px);
+
+/// Pictures of one size side by side, `columns` in a row, with a margin around each.
+Image tile(const std::vector<Image>& pictures, int columns, int margin_px = 4, Rgb background = {255, 255, 255});
+
+}  // namespace dino
