@@ -31,7 +31,11 @@ double disagreement(std::span<const float> a, std::span<const float> b) {
 }
 
 AttentionMaps example_maps() {
-  AttentionMaps maps{.heads = 2, .rows = 2, .columns = 3, .patch_px = 4};
+  AttentionMaps maps;
+  maps.heads = 2;
+  maps.rows = 2;
+  maps.columns = 3;
+  maps.patch_px = 4;
   maps.attention = {0.1F, 0.2F, 0.3F, 0.1F, 0.1F, 0.1F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.5F};
   for (std::size_t i = 0; i < 6; ++i) maps.mean.push_back((maps.attention[i] + maps.attention[6 + i]) / 2);
   return maps;
