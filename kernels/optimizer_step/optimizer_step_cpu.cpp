@@ -110,26 +110,28 @@ Sums piece_sums(const float* g, const float* p, std::int64_t n) {
   const hn::Rebind<float, hn::ScalableTag<double>> half;
   using Vector = hn::Vec<hn::ScalableTag<double>>;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  Vector gg0 = hn::Zero(d), gg1 = hn::Zero(d), gp = hn::Zero(d), pp = hn::Zero(d);
+  Vector gg0 = hn::Zero(d), gg1 = gg0, gg2 = gg0, gg3 = gg0, gp = gg0, pp = gg0;
+  const auto at = [&](const float* x, std::int64_t i) { return hn::PromoteTo(d, hn::LoadU(half, x + i)); };
   std::int64_t i = 0;
   if (p == nullptr) {
-    for (; i + 2 * lanes <= n; i += 2 * lanes) {
-      const Vector a = hn::PromoteTo(d, hn::LoadU(half, g + i));
-      const Vector b = hn::PromoteTo(d, hn::LoadU(half, g + i + lanes));
+    // Four sums hide the latency of their additions.
+    for (; i + 4 * lanes <= n; i += 4 * lanes) {
+      const Vector a = at(g, i), b = at(g, i + lanes), c = at(g, i + 2 * lanes), e = at(g, i + 3 * lanes);
       gg0 = hn::MulAdd(a, a, gg0);
       gg1 = hn::MulAdd(b, b, gg1);
+      gg2 = hn::MulAdd(c, c, gg2);
+      gg3 = hn::MulAdd(e, e, gg3);
     }
   } else {
     for (; i + lanes <= n; i += lanes) {
-      const Vector a = hn::PromoteTo(d, hn::LoadU(half, g + i));
-      const Vector b = hn::PromoteTo(d, hn::LoadU(half, p + i));
+      const Vector a = at(g, i), b = at(p, i);
       gg0 = hn::MulAdd(a, a, gg0);
       gp = hn::MulAdd(a, b, gp);
       pp = hn::MulAdd(b, b, pp);
     }
   }
   const auto sum = [&](Vector v) { return hn::GetLane(hn::SumOfLanes(d, v)); };
-  Sums sums{sum(hn::Add(gg0, gg1)), sum(gp), sum(pp)};
+  Sums sums{sum(hn::Add(hn::Add(gg0, gg1), hn::Add(gg2, gg3))), sum(gp), sum(pp)};
   for (; i < n; ++i) {
     const auto a = static_cast<double>(g[i]);
     const double b = p == nullptr ? 0 : static_cast<double>(p[i]);
