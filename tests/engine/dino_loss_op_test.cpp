@@ -1,10 +1,14 @@
 #include "engine/ops/dino_loss.h"
 
 #include "kernels/dino_loss/dino_loss.h"
+#include "models/safetensors.h"
 #include "tests/support/catch.h"
+#include "tests/support/golden.h"
 #include "tests/support/host_array.h"
 
 #include <cmath>
+#include <filesystem>
+#include <string>
 
 using namespace dino;
 using namespace dino::test;
@@ -72,4 +76,34 @@ TEST_CASE("the dino_loss operation leaves the logits alone when the tape does no
     CHECK(std::abs(load_double(center.const_array(), k) -
                    0.1 * load_double(got.result.teacher_sum.const_array(), k) / 4) <= 1e-7);
   }
+}
+
+TEST_CASE("golden: loss and center of the first step") {
+  int runs = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(golden_dir())) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("train_") || !name.ends_with(".safetensors")) continue;
+    INFO(name);
+    ++runs;
+    const SafetensorsFile file = SafetensorsFile::read(entry.path());
+    const int images = std::stoi(file.metadata("batch"));
+    const ConstArray student = file["step0.student_logits"];
+    const ConstArray teacher = file["step0.teacher_logits"];
+    const DinoLossOptions options{.images = images,
+                                  .student_views = static_cast<int>(student.extent(0)) / images,
+                                  .teacher_views = static_cast<int>(teacher.extent(0)) / images,
+                                  .student_temperature = std::stod(file.metadata("student_temp")),
+                                  .teacher_temperature = load_double(file["teacher_temp"], 0)};
+    const auto context = make_cpu_context();
+    Tape tape(*context);
+    const Tensor logits = tape.variable(context->from_host(student));
+    const Tensor center = context->zeros({student.extent(1)}, DType::float32);
+    const DinoLoss loss = dino_loss(tape, logits, context->from_host(teacher), center, options);
+    const double expected = load_double(file["losses"], 0);
+    CHECK(std::abs(load_double(loss.result.loss.const_array(), 0) / expected - 1) <= 1e-5);
+    update_center(context->stream(), center, loss.result.teacher_sum, teacher.extent(0),
+                  std::stod(file.metadata("center_momentum")));
+    check_close(center.const_array(), file["step0.center"], 2e-5, "center");
+  }
+  CHECK(runs >= 1);
 }

@@ -1,12 +1,17 @@
 #include "kernels/optimizer_step/optimizer_step.h"
 
+#include "models/safetensors.h"
 #include "tests/support/catch.h"
+#include "tests/support/golden.h"
 #include "tests/support/host_array.h"
 
 #include <omp.h>
 
 #include <cmath>
+#include <filesystem>
 #include <limits>
+#include <sstream>
+#include <string>
 #include <vector>
 
 using namespace dino;
@@ -278,4 +283,37 @@ TEST_CASE("optimizer_step refuses tables and arrays that disagree") {
   CHECK_THROWS_AS(try_step({{.offset = 0, .size = 16, .step = 1}, {.offset = 60, .size = 8, .step = 1}}), Error);
   CHECK_THROWS_AS(try_step({{.offset = 0, .size = 16, .step = 0}}), Error);
   CHECK_NOTHROW(try_step({{.offset = 0, .size = 16, .step = 1}, {.offset = 32, .size = 8, .step = 1}}));
+}
+
+TEST_CASE("golden: norms of the first step's gradients") {
+  int runs = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(golden_dir())) {
+    const std::string file_name = entry.path().filename().string();
+    if (!file_name.starts_with("train_") || !file_name.ends_with(".safetensors")) continue;
+    INFO(file_name);
+    ++runs;
+    const SafetensorsFile file = SafetensorsFile::read(entry.path());
+    std::vector<OptimizerSegment> segments;
+    std::vector<float> flat;
+    std::istringstream order(file.metadata("parameter_order"));
+    for (std::string name; std::getline(order, name, ',');) {
+      if (!file.contains("step0.grad." + name)) continue;  // has no gradient
+      const ConstArray gradient = file["step0.grad." + name];
+      segments.push_back({.offset = static_cast<std::int64_t>(flat.size()), .size = gradient.size()});
+      flat.insert(flat.end(), gradient.as<float>(), gradient.as<float>() + gradient.size());
+      flat.resize((flat.size() + 15) / 16 * 16, 0.0F);
+    }
+    const ConstArray expected = file["step0.grad_norms"];
+    REQUIRE(static_cast<std::int64_t>(segments.size()) == expected.size());
+    const HostArray norms(DType::float32, expected.shape()), flag(DType::int32, {1});
+    const auto stream = make_cpu_stream();
+    gradient_norms({.segments = segments,
+                    .gradient = ConstArray(flat.data(), Shape{static_cast<std::int64_t>(flat.size())}),
+                    .norms = norms,
+                    .non_finite = flag},
+                   *stream);
+    for (std::int64_t s = 0; s < expected.size(); ++s)
+      CHECK(std::abs(norms.at(s) / load_double(expected, s) - 1) <= 2e-5);
+  }
+  CHECK(runs >= 1);
 }
