@@ -1,7 +1,97 @@
-#include "kernels/augment/augment.h"
+#include "kernels/augment/augment_cpu.h"
+
+#include <algorithm>
+#include <utility>
 
 namespace dino::cpu {
+namespace {
 
-void augment_crop(const AugmentCrop& args, Stream&) { reference::augment_crop(args); }
+using namespace augment;
+
+void jitter(const Planes& planes, const CropPlan& plan, JitterStep step) {
+  switch (step) {
+    case JitterStep::brightness: blend_with_constant(planes, 0.0F, plan.brightness); break;
+    case JitterStep::contrast: {
+      const std::int64_t rounded_mean = (2 * sum_of_grey(planes) + planes.size()) / (2 * planes.size());
+      blend_with_constant(planes, static_cast<float>(rounded_mean), plan.contrast);
+      break;
+    }
+    case JitterStep::saturation: blend_with_grey(planes, plan.saturation); break;
+    case JitterStep::hue: shift_hue(planes, static_cast<int>(plan.hue * 255.0) & 255); break;
+  }
+}
+
+/// Hands out parts of one piece of memory; first counted without memory, then for good.
+class Carver {
+ public:
+  explicit Carver(std::uint8_t* memory) : memory_(memory) {}
+  std::uint8_t* take(std::int64_t size_bytes) {
+    std::uint8_t* const part = memory_ == nullptr ? nullptr : memory_ + used_;
+    used_ += (size_bytes + kSlack + 63) / 64 * 64;
+    return part;
+  }
+  std::size_t used() const { return static_cast<std::size_t>(used_); }
+
+ private:
+  std::uint8_t* memory_;
+  std::int64_t used_ = 0;
+};
+
+}  // namespace
+
+void augment_crop(const AugmentCrop& args, Stream& stream) {
+  if (!has_vectors()) return reference::augment_crop(args);
+  check_crop(args);
+  const CropPlan& plan = args.plan;
+  const std::int64_t height = plan.output_height;
+  const std::int64_t width = plan.output_width;
+  const Axis axis_x{plan.width, plan.resized_width, plan.window_left, width, plan.flip, plan.filter};
+  const Axis axis_y{plan.height, plan.resized_height, plan.window_top, height, false, plan.filter};
+
+  // Bounds that hold for every window, so that the scratch memory is asked for once.
+  const std::int64_t row_pairs = (plan.height + 1 + kBlockRows) / kBlockRows * (kBlockRows / 2);
+  const std::int64_t pair_stride = 2 * ((width + 7) / 8 * 8) + kSlack;
+  const std::int64_t plane_stride = (height * width + kSlack + 63) / 64 * 64;
+  const Weights all_columns{nullptr, nullptr, nullptr, nullptr, width, 0, 0, plan.width};
+  std::uint8_t *words_x = nullptr, *words_y = nullptr, *block = nullptr, *rows = nullptr, *first = nullptr,
+               *second = nullptr, *lines = nullptr;
+  const auto carve = [&](std::uint8_t* memory) {
+    Carver carver(memory);
+    words_x = carver.take(weight_words(axis_x) * 4);
+    words_y = carver.take(weight_words(axis_y) * 4);
+    block = carver.take(resize_rows_scratch(all_columns));
+    rows = carver.take(3 * row_pairs * pair_stride);
+    first = carver.take(3 * plane_stride);
+    second = carver.take(3 * plane_stride);
+    lines = carver.take(2 * (width + 2 * kSlack));
+    return carver.used();
+  };
+  carve(static_cast<std::uint8_t*>(stream.scratch(carve(nullptr))));
+
+  const Weights x = make_weights(axis_x, reinterpret_cast<std::int32_t*>(words_x));
+  const Weights y = make_weights(axis_y, reinterpret_cast<std::int32_t*>(words_y));
+  const PairedRows paired{rows, row_pairs * pair_stride, pair_stride};
+  Planes planes{first, height, width, plane_stride};
+  const auto* image = args.image.as<std::uint8_t>();
+  const std::int64_t row_bytes = args.image.extent(1) * 3;
+  resize_rows(image + plan.top * row_bytes + 3 * plan.left, row_bytes, image + args.image.size(), y.source_begin,
+              y.source_end - y.source_begin, x, paired, block);
+  resize_columns(paired, y, planes);
+
+  for (int i = 0; i < plan.jitter_steps; ++i) jitter(planes, plan, plan.jitter_order[static_cast<std::size_t>(i)]);
+  if (plan.grey) {
+    make_grey(planes);
+    planes.count = 1;
+  }
+  if (plan.blur_radius > 0) {
+    const BoxBlur blur = make_box_blur(plan.blur_radius);
+    blur_rows(planes, blur, lines);
+    Planes blurred = planes;
+    blurred.data = second;
+    blur_columns(planes, blurred, blur);
+    planes = blurred;
+  }
+  interleave(planes, plan.solarize, args.output.as<std::uint8_t>());
+}
 
 }  // namespace dino::cpu
