@@ -17,8 +17,10 @@ namespace dino::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = dino::simd::HWY_NAMESPACE;
 
-// Columns are worked on in stretches whose per-column values stay on the stack.
-constexpr std::int64_t kColumns = 256;
+// Columns are worked on in stretches whose per-column values stay on the stack. Long ones, because each row is another
+// page: short pieces of it defeat the prefetcher.
+constexpr std::int64_t kColumns = 1024;
+constexpr std::int64_t kGrain = 64;  // columns, the unit that threads share
 constexpr std::int64_t kBlock = 32;  // rows that are summed on their own
 
 // sum += x
@@ -77,11 +79,12 @@ HWY_ATTR void backward_row(const T* x, const T* dy, const float* mean, const flo
   }
 }
 
-// Calls body(column, columns) on stretches of kColumns columns.
+// Calls body(column, columns) on stretches of at most kColumns columns.
 template <typename Body>
 void for_columns(std::int64_t width, Body&& body) {
-  parallel_for((width + kColumns - 1) / kColumns, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) body(i * kColumns, std::min(kColumns, width - i * kColumns));
+  parallel_for((width + kGrain - 1) / kGrain, 4, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t last = std::min(width, end * kGrain);
+    for (std::int64_t column = begin * kGrain; column < last; column += kColumns) body(column, std::min(kColumns, last - column));
   });
 }
 
