@@ -2,7 +2,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/host_array.h"
 
-#include <cmath>
+#include <omp.h>
 
 using namespace dino;
 using namespace dino::test;
@@ -133,6 +133,22 @@ TEST_CASE("batch_norm keeps a small variance around a large mean") {
   const Run expected = run(x, x, ones, ones, DType::float64, DType::float64, GradientMode::overwrite, nullptr);
   check_close(got.statistics, expected.statistics, 1e-5, "statistics");
   check_close(got.y, expected.y, 1e-3, "y");
+}
+
+TEST_CASE("batch_norm gives the same bits for any number of threads") {
+  const auto stream = make_cpu_stream();
+  const Shape shape{40, 1100};
+  const HostArray x = random_normal(DType::float32, shape, 1);
+  const HostArray gamma = random_normal(DType::float32, {shape[1]}, 3, 0.2, 1.0);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const Run one = run(x, x, gamma, gamma, DType::float32, DType::float32, GradientMode::overwrite, stream.get());
+  omp_set_num_threads(3);
+  const Run three = run(x, x, gamma, gamma, DType::float32, DType::float32, GradientMode::overwrite, stream.get());
+  omp_set_num_threads(threads);
+  check_close(three.y, one.y, 0.0, "y");
+  check_close(three.dx, one.dx, 0.0, "dx");
+  check_close(three.gradient_sums, one.gradient_sums, 0.0, "sums of the gradient");
 }
 
 TEST_CASE("the oracle of batch_norm has the right gradient") {

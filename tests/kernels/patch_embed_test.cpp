@@ -2,6 +2,8 @@
 #include "tests/support/catch.h"
 #include "tests/support/host_array.h"
 
+#include <omp.h>
+
 using namespace dino;
 using namespace dino::test;
 
@@ -145,4 +147,27 @@ TEST_CASE("assemble_tokens agrees with the oracle") {
       }
     }
   }
+}
+
+TEST_CASE("assemble_tokens gives the same gradients for any number of threads") {
+  const auto stream = make_cpu_stream();
+  const std::int64_t count = 9;
+  const std::int64_t length = 17;
+  const std::int64_t width = 40;
+  const HostArray d_tokens = random_normal(DType::float32, {count * length, width}, 1);
+  const int threads = omp_get_max_threads();
+  std::vector<HostArray> d_positions;
+  for (const int n : {1, 3}) {
+    omp_set_num_threads(n);
+    d_positions.emplace_back(DType::float32, Shape{length, width});
+    assemble_tokens_backward({.d_tokens = d_tokens,
+                              .d_embedded = {},
+                              .d_cls = {},
+                              .d_positions = d_positions.back(),
+                              .count = count,
+                              .positions_mode = GradientMode::overwrite},
+                             *stream);
+  }
+  omp_set_num_threads(threads);
+  check_close(d_positions[1], d_positions[0], 0.0, "d_positions");
 }
