@@ -56,6 +56,8 @@ void AtomicFile::commit() {
 }
 
 std::string read_text_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  require(!std::filesystem::is_directory(path, ignored), "file", "cannot read {}: it is a folder", path.string());
   std::ifstream file(path, std::ios::binary);
   require(file.good(), "file", "cannot read {}: {}", path.string(), std::strerror(errno));
   std::ostringstream text;

@@ -1,0 +1,101 @@
+#include "engine/files.h"
+
+#include "kernels/common/error.h"
+#include "tests/support/catch.h"
+#include "tests/support/temporary.h"
+
+#include <unistd.h>
+
+#include <fstream>
+#include <iterator>
+#include <string>
+
+using namespace dino;
+using namespace dino::test;
+
+namespace {
+
+std::ptrdiff_t entries(const std::filesystem::path& folder) {
+  return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
+}
+
+/// The message of the Error that `function` throws; empty when it throws none.
+template <typename Function>
+std::string error_of(Function&& function) {
+  try {
+    function();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  UNSCOPED_INFO(text);
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("a file appears under its name when it is whole, and not before") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "result.txt";
+  AtomicFile file(path);
+  file.write("one ");
+  const std::string two("tw\0o", 4);
+  file.write(std::as_bytes(std::span(two.data(), two.size())));
+  CHECK_FALSE(std::filesystem::exists(path));
+  file.commit();
+  CHECK(read_text_file(path) == "one " + two);
+  CHECK(entries(folder.path()) == 1);
+}
+
+TEST_CASE("a file that is not finished leaves nothing behind, and the old one in place") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "result.txt";
+  std::ofstream(path) << "old";
+  {
+    AtomicFile file(path);
+    file.write("half of the new");
+  }
+  CHECK(read_text_file(path) == "old");
+  CHECK(entries(folder.path()) == 1);
+  AtomicFile file(path);
+  file.write("new");
+  file.commit();
+  CHECK(read_text_file(path) == "new");
+  CHECK(entries(folder.path()) == 1);
+}
+
+TEST_CASE("files that cannot be written or read are errors that name them") {
+  const TemporaryFolder folder;
+  const auto missing = folder.path() / "no such folder" / "file";
+  CHECK(contains(error_of([&] { const AtomicFile file(missing); }), "no such folder"));
+  CHECK(contains(error_of([&] { read_text_file(missing); }), "no such folder"));
+  // A folder in the place of the file: the rename fails, and the part goes away.
+  std::filesystem::create_directories(folder.path() / "taken" / "inside");
+  AtomicFile file(folder.path() / "taken");
+  file.write("x");
+  CHECK_THROWS_AS(file.commit(), Error);
+  CHECK(entries(folder.path()) == 1);
+}
+
+TEST_CASE("a full device is an error, not a short file") {
+  if (access("/dev/full", W_OK) != 0) {
+    WARN("SKIPPED: there is no /dev/full here");
+    return;
+  }
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "result";
+  std::filesystem::create_symlink("/dev/full", folder.path() / fmt::format("result.part{}", getpid()));
+  AtomicFile file(path);
+  CHECK_THROWS_AS(file.write("x"), Error);
+  CHECK_FALSE(std::filesystem::exists(path));
+}
+
+TEST_CASE("an empty file reads as an empty text") {
+  const TemporaryFolder folder;
+  std::ofstream(folder.path() / "empty").flush();
+  CHECK(read_text_file(folder.path() / "empty").empty());
+  CHECK(contains(error_of([&] { read_text_file(folder.path()); }), "folder"));
+}
