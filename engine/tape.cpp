@@ -11,7 +11,8 @@ VariableId Tape::add_variable(Variable variable) {
 
 Tensor Tape::variable(const Tensor& value) {
   Tensor result = value;
-  if (recording()) result.variable_ = add_variable({.gradient = {}, .dtype = value.dtype(), .shape = value.shape(), .kept = true});
+  if (recording())
+    result.variable_ = add_variable({.gradient = {}, .dtype = value.dtype(), .shape = value.shape(), .kept = true});
   return result;
 }
 
@@ -20,8 +21,8 @@ Tensor Tape::variable(const Tensor& value, const Tensor& gradient, GradientMode 
           gradient.shape().to_string(), value.shape().to_string());
   Tensor result = value;
   if (recording()) {
-    result.variable_ =
-        add_variable({.gradient = gradient, .dtype = gradient.dtype(), .shape = value.shape(), .first = mode, .kept = true});
+    result.variable_ = add_variable(
+        {.gradient = gradient, .dtype = gradient.dtype(), .shape = value.shape(), .first = mode, .kept = true});
   }
   return result;
 }
@@ -46,6 +47,13 @@ GradientTarget Tape::gradient_target(const Tensor& x) {
   Variable& variable = variables_[static_cast<std::size_t>(x.variable())];
   if (!variable.gradient) variable.gradient = context_.empty(variable.shape, variable.dtype);
   const GradientMode mode = variable.reached ? GradientMode::accumulate : variable.first;
+  if (variable.adopted && variable.gradient.storage_.use_count() > 1) {
+    // Somebody else still reads the adopted gradient: the caller of backward(), or the record that is being played.
+    Tensor own = context_.empty(variable.shape, variable.dtype);
+    context_.copy(variable.gradient, own);
+    variable.gradient = own;
+  }
+  variable.adopted = false;
   variable.reached = true;
   return {variable.gradient.reshape(x.shape()), mode};
 }
@@ -54,10 +62,12 @@ bool Tape::give_gradient(const Tensor& x, const Tensor& dx) {
   if (!x.requires_gradient()) return true;
   Variable& variable = variables_[static_cast<std::size_t>(x.variable())];
   if (variable.reached || variable.gradient) return false;
-  require(dx.dtype() == variable.dtype && dx.size() == variable.shape.size(), "tape", "a gradient of {} {} was given to a variable of {} {}",
-          name_of(dx.dtype()), dx.shape().to_string(), name_of(variable.dtype), variable.shape.to_string());
+  require(dx.dtype() == variable.dtype && dx.size() == variable.shape.size(), "tape",
+          "a gradient of {} {} was given to a variable of {} {}", name_of(dx.dtype()), dx.shape().to_string(),
+          name_of(variable.dtype), variable.shape.to_string());
   variable.gradient = dx.detach().reshape(variable.shape);
   variable.reached = true;
+  variable.adopted = true;
   return true;
 }
 
@@ -66,6 +76,7 @@ Tensor Tape::take_gradient(const Tensor& x) {
   Variable& variable = variables_[static_cast<std::size_t>(x.variable())];
   require(!variable.kept, "tape", "the gradient of a leaf stays where it is");
   variable.reached = false;
+  variable.adopted = false;
   return std::exchange(variable.gradient, Tensor());
 }
 

@@ -67,11 +67,12 @@ class Tape {
   GradientTarget gradient_target(const Tensor& x);
 
   /// Adopts `dx` as the gradient of `x` without a copy, when none has reached `x` so far and its gradient has no fixed
-  /// place; returns false otherwise. `dx` must not be written afterwards.
+  /// place; returns false otherwise. The caller must not write `dx` afterwards; the tape adds to it once nobody else
+  /// holds it, and to a copy before.
   bool give_gradient(const Tensor& x, const Tensor& dx);
 
-  /// The gradient that has reached `x` so far, taken from it: nothing has reached x afterwards, and the caller may write
-  /// the tensor. Empty when none has. `x` must be the output of an operation: one with several outputs takes the
+  /// The gradient that has reached `x` so far, taken from it: nothing has reached x afterwards, and the caller may
+  /// write the tensor. Empty when none has. `x` must be the output of an operation: one with several outputs takes the
   /// gradients of the others from the record of its last one, so that one pass serves all.
   Tensor take_gradient(const Tensor& x);
 
@@ -89,6 +90,7 @@ class Tape {
     Shape shape;
     GradientMode first = GradientMode::overwrite;
     bool reached = false;  // some gradient has been written
+    bool adopted = false;  // by give_gradient(): others may hold it too
     bool kept = false;     // a leaf: its gradient stays after backward()
   };
   struct Record {

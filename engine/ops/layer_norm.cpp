@@ -87,9 +87,11 @@ AddLayerNorm add_layer_norm(Tape& tape, const Tensor& residual, const Tensor& br
   const auto backward = [residual = residual.variable_only(), branch = branch.variable_only(), branch_scale,
                          row_sequence, gamma, beta = beta.variable_only(), statistics,
                          sum = result.sum](Tape& tape, const Tensor& d_normalized, const Tensor& d_sum) {
-    // The gradient of the residual takes the place of that of the sum where it can.
+    // The gradient of the residual takes the place of that of the sum where it can: not where the branch, being the
+    // same variable, adds to it before this operation has written it.
     GradientTarget dx;
-    if (d_sum && residual.requires_gradient() && tape.give_gradient(residual, d_sum)) {
+    const bool apart = residual.variable() != branch.variable();
+    if (d_sum && apart && residual.requires_gradient() && tape.give_gradient(residual, d_sum)) {
       dx = {.tensor = d_sum, .mode = GradientMode::overwrite};
     } else {
       dx = tape.gradient_target(residual);
