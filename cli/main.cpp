@@ -34,6 +34,8 @@ int run_program(int argc, char** argv) {
       "dino_cuda trains, evaluates and looks into DINO vision transformers.\n\n"
       "  dino_cuda train configs/cifar10.toml                   train a model\n"
       "  dino_cuda train configs/cifar10.toml --resume          go on where the last run stopped\n"
+      "  dino_cuda eval knn --weights W --train DIR --test DIR  measure what it has learned\n"
+      "  dino_cuda attention photo.jpg                          look at what it looks at\n"
       "  dino_cuda COMMAND --help                               options and examples of a command\n");
   app.name("dino_cuda");
   app.set_version_flag("--version", "dino_cuda " DINO_VERSION);
@@ -44,6 +46,9 @@ int run_program(int argc, char** argv) {
   });
   dino::Run run;
   dino::add_train_command(app, run);
+  dino::add_eval_command(app, run);
+  dino::add_attention_command(app, run);
+  dino::add_data_command(app, run);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const bool is_train = !arguments.empty() && arguments.front() == "train";

@@ -31,18 +31,21 @@ FeatureOptions FeatureOptions::for_image_size(int image_px) {
 }
 
 FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
-                              const ImageSource& images, const FeatureOptions& options, const FeatureProgress& progress) {
+                              const ImageSource& images, const FeatureOptions& options,
+                              const FeatureProgress& progress) {
   require(images.size() > 0, "features", "the data set is empty");
   FeatureTable table;
   table.width = vit.config().embed_dim;
   table.values.resize(static_cast<std::size_t>(images.size() * table.width));
   CropPacker packer(context, vit.config().patch_px);
-  Loader loader = make_loader(images, center_crop_views(options.short_side_px, options.crop_px), options.batch, options.threads);
+  Loader loader =
+      make_loader(images, center_crop_views(options.short_side_px, options.crop_px), options.batch, options.threads);
   Batch batch;
   std::vector<float> rows;
   while (loader.next(batch)) {
     Tape tape(context, Tape::Mode::inference);
-    Weights weights = network == Network::teacher && store.teacher ? Weights::teacher(tape, store) : Weights::student(tape, store);
+    Weights weights =
+        network == Network::teacher && store.teacher ? Weights::teacher(tape, store) : Weights::student(tape, store);
     const ConstArray pixels = batch.crops(0);
     const Tensor images_tensor =
         context.from_host(pixels.reshaped({batch.size(), options.crop_px, options.crop_px, 3}));
@@ -58,7 +61,8 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
     std::copy(rows.begin(), rows.end(), table.values.begin() + first * table.width);
     table.labels.insert(table.labels.end(), batch.labels.begin(), batch.labels.end());
     for (std::int64_t i = first; i < table.rows(); ++i) {
-      normalize_row(std::span(table.values).subspan(static_cast<std::size_t>(i * table.width), static_cast<std::size_t>(table.width)),
+      normalize_row(std::span(table.values)
+                        .subspan(static_cast<std::size_t>(i * table.width), static_cast<std::size_t>(table.width)),
                     images.name(i));
     }
     if (progress) progress(table.rows(), images.size(), loader.total_wait_ms() / 1000.0);

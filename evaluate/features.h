@@ -38,8 +38,8 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
                               const ImageSource& images, const FeatureOptions& options,
                               const FeatureProgress& progress = {});
 
-/// The pixels themselves as features: `side_px` × `side_px` after the centre crop, mean removed, L2-normalised. What a network has
-/// to beat.
+/// The pixels themselves as features: `side_px` × `side_px` after the centre crop, mean removed, L2-normalised. What a
+/// network has to beat.
 FeatureTable pixel_features(const ImageSource& images, int side_px, int threads = 0);
 
 }  // namespace dino

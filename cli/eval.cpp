@@ -1,0 +1,219 @@
+#include "cli/commands.h"
+#include "data/dataset.h"
+#include "evaluate/features.h"
+#include "evaluate/knn.h"
+#include "kernels/common/error.h"
+#include "models/backbone.h"
+#include "visualize/scene_evaluation.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+namespace dino {
+namespace {
+
+/// One line on the terminal that is rewritten as pictures are done; nothing where stderr is no terminal.
+FeatureProgress terminal_progress(const std::string& what) {
+  if (isatty(STDERR_FILENO) == 0) return {};
+  return [what](std::int64_t done, std::int64_t total, double wait_s) {
+    fmt::print(stderr, "\r{}: {} of {} images, waited {:.1f} s for data{}", what, done, total, wait_s,
+               done == total ? "\n" : "");
+    std::fflush(stderr);
+  };
+}
+
+struct KnnOptions {
+  std::string weights, train, test;
+  std::string network = "teacher";
+  std::vector<int> k{10, 20, 100, 200};
+  double temperature = 0.07;
+  int image_px = 0;
+  int short_side_px = 0;
+  int threads = 0;
+  bool json = false;
+};
+
+int eval_knn(const KnnOptions& options) {
+  const auto context = make_cpu_context();
+  const Network network = options.network == "student" ? Network::student : Network::teacher;
+  const Backbone backbone(*context, options.weights, DType::float32, {.network = network});
+  const auto train = open_dataset(options.train, {.split = "train"});
+  const auto test = open_dataset(options.test, {.split = "val"});
+  require(!train->class_names().empty() && !test->class_names().empty(), "eval knn",
+          "k-NN needs labelled images; {} has no classes; try a folder with one sub-folder per class",
+          train->class_names().empty() ? options.train : options.test);
+  require(train->class_names() == test->class_names(), "eval knn",
+          "{} and {} have different classes ({} and {}); try folders with the same sub-folders", options.train,
+          options.test, train->class_names().size(), test->class_names().size());
+
+  FeatureOptions features =
+      FeatureOptions::for_image_size(options.image_px > 0 ? options.image_px : backbone.vit.config().image_px);
+  if (options.short_side_px > 0) features.short_side_px = options.short_side_px;
+  features.threads = options.threads;
+  const auto extract = [&](const Dataset& images, const std::string& what) {
+    return extract_features(*context, backbone.vit, backbone.store, Network::student, images, features,
+                            terminal_progress(what));
+  };
+  const FeatureTable train_features = extract(*train, "training images");
+  const FeatureTable test_features = extract(*test, "test images");
+  const KnnResult result =
+      evaluate_knn(*context, context->from_host(train_features.array()), train_features.labels,
+                   context->from_host(test_features.array()), test_features.labels, options.k, options.temperature);
+
+  if (options.json) {
+    nlohmann::ordered_json json = {{"weights", options.weights},
+                                   {"network", options.network},
+                                   {"train_images", train_features.rows()},
+                                   {"test_images", test_features.rows()},
+                                   {"classes", result.classes},
+                                   {"temperature", options.temperature},
+                                   {"knn", nlohmann::ordered_json::array()}};
+    for (const KnnAccuracy& a : result.accuracies)
+      json["knn"].push_back({{"k", a.k}, {"top1", a.top1}, {"top5", a.top5}});
+    fmt::print("{}\n", json.dump(2));
+    return 0;
+  }
+  fmt::print("{} training and {} test images, {} classes\n", train_features.rows(), test_features.rows(),
+             result.classes);
+  fmt::print("{:>6}  {:>8}  {:>8}\n", "k", "top-1 %", "top-5 %");
+  for (const KnnAccuracy& a : result.accuracies) fmt::print("{:>6}  {:>8.2f}  {:>8.2f}\n", a.k, a.top1, a.top5);
+  return 0;
+}
+
+void add_knn(CLI::App& eval, Run& run) {
+  CLI::App* command =
+      eval.add_subcommand("knn",
+                          "Classify images by their nearest neighbours among labelled ones, on frozen features.\n\n"
+                          "  dino_cuda eval knn --weights runs/mine/last.safetensors --train my/train --test my/test\n"
+                          "  dino_cuda eval knn --weights dino_deitsmall16_pretrain.pth --train imagenet/train --test "
+                          "imagenet/val --json\n");
+  auto options = std::make_shared<KnnOptions>();
+  command->add_option("--weights", options->weights, "checkpoint or weights: .safetensors or .pth")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--train", options->train, "labelled images that vote")->required()->type_name("DIR");
+  command->add_option("--test", options->test, "labelled images to classify")->required()->type_name("DIR");
+  command->add_option("--network", options->network, "which network of a checkpoint")
+      ->check(CLI::IsMember({"teacher", "student"}))
+      ->capture_default_str();
+  command->add_option("--k", options->k, "numbers of neighbours")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--temperature", options->temperature, "votes weigh exp(similarity / temperature)")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--image-size", options->image_px, "side of the centre crop in pixels (default: the network's)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--resize", options->short_side_px, "short side before the crop (default: 256/224 of the crop)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", options->threads, "threads that decode (default: one per processor)")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", options->json, "print JSON");
+  command->callback([options, &run] { run = [options] { return eval_knn(*options); }; });
+}
+
+struct SceneCommand {
+  SceneEvaluationOptions evaluation;
+  bool json = false;
+};
+
+nlohmann::ordered_json to_json(const SceneEvaluation& result) {
+  nlohmann::ordered_json json = {{"identities", result.identities},
+                                 {"classes", result.classes},
+                                 {"train_images", result.train_images},
+                                 {"images", result.images},
+                                 {"scores", nlohmann::ordered_json::array()}};
+  for (const SceneScore& score : result.scores) {
+    nlohmann::ordered_json row = {
+        {"name", score.name}, {"identity_percent", score.identity_percent}, {"class_percent", score.class_percent}};
+    if (score.coverage) {
+      row["head"] = score.head;
+      row["object_share"] = score.coverage->object_share;
+      row["mass_on_object"] = score.coverage->mass_on_object;
+      row["mask_iou"] = score.coverage->mask_iou;
+    }
+    json["scores"].push_back(std::move(row));
+  }
+  return json;
+}
+
+int eval_scenes(const SceneCommand& options) {
+  const auto context = make_cpu_context();
+  const SceneEvaluation result = evaluate_scenes(*context, options.evaluation, [](const std::string& what) {
+    if (isatty(STDERR_FILENO) != 0) fmt::print(stderr, "evaluating: {}\n", what);
+  });
+  if (options.json) {
+    fmt::print("{}\n", to_json(result).dump(2));
+    return 0;
+  }
+  fmt::print("{} scenes that were not trained on; k-NN (k = {}) among {} scenes\n\n", result.images,
+             options.evaluation.k, result.train_images);
+  fmt::print("{:<12} {:>16} {:>13} {:>15} {:>10} {:>9}\n", "", fmt::format("identity ({})", result.identities),
+             fmt::format("class ({})", result.classes), "mass on object", "x share", "mask IoU");
+  for (const SceneScore& score : result.scores) {
+    fmt::print("{:<12} {:>14.1f} % {:>11.1f} %", score.name, score.identity_percent, score.class_percent);
+    if (score.coverage) {
+      const auto head = static_cast<std::size_t>(score.head);
+      const double mass = score.coverage->mass_on_object[head];
+      fmt::print(" {:>15.3f} {:>10.2f} {:>9.3f}", mass, mass / score.coverage->object_share,
+                 score.coverage->mask_iou[head]);
+    }
+    fmt::print("\n");
+  }
+  fmt::print(
+      "\nThe objects fill {:.3f} of the scenes. Attention: share of the best head's mass that lies on the object, that "
+      "share over the\n"
+      "object's, and how well the mask of its strongest {:.0f} % fits the object. The head was chosen on the "
+      "validation scenes.\n",
+      result.scores.back().coverage->object_share, 100 * options.evaluation.threshold);
+  return 0;
+}
+
+void add_scenes(CLI::App& eval, Run& run) {
+  CLI::App* command =
+      eval.add_subcommand("scenes",
+                          "Compare raw pixels, the untrained and the trained network on drawn scenes: k-NN by object "
+                          "and by class, and how\n"
+                          "well the attention covers the objects, whose masks are known.\n\n"
+                          "  dino_cuda data scenes --out data_sets/scenes\n"
+                          "  dino_cuda eval scenes --weights runs/scenes/last.safetensors --data data_sets/scenes\n");
+  auto options = std::make_shared<SceneCommand>();
+  SceneEvaluationOptions& e = options->evaluation;
+  command->add_option("--weights", e.weights, "checkpoint or weights: .safetensors or .pth")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--data", e.data, "folder made by `dino_cuda data scenes`")->required()->type_name("DIR");
+  command->add_option("--split", e.split, "test, or val while a recipe is being chosen")
+      ->check(CLI::IsMember({"test", "val"}))
+      ->capture_default_str();
+  command->add_option("--image-size", e.image_px, "side at which networks see the scenes (default: the network's)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--k", e.k, "number of neighbours")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--temperature", e.temperature, "votes weigh exp(similarity / temperature)")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--threshold", e.threshold, "mass that a mask keeps")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command->add_option("--threads", e.threads, "threads that decode (default: one per processor)")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", options->json, "print JSON");
+  command->callback([options, &run] { run = [options] { return eval_scenes(*options); }; });
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("eval", "Measure what a network has learned.");
+  command->require_subcommand(1);
+  add_knn(*command, run);
+  add_scenes(*command, run);
+}
+
+}  // namespace dino
