@@ -21,7 +21,8 @@ inline std::pair<std::int64_t, std::int64_t> thread_range(std::int64_t n, int th
 /// must not throw.
 template <typename Body>
 void parallel_for(std::int64_t n, std::int64_t grain, Body&& body) {
-  const int threads = static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), n / std::max<std::int64_t>(grain, 1)));
+  const int threads =
+      static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), n / std::max<std::int64_t>(grain, 1)));
   if (threads <= 1) {
     if (n > 0) body(std::int64_t{0}, n);
     return;
@@ -31,6 +32,15 @@ void parallel_for(std::int64_t n, std::int64_t grain, Body&& body) {
     const auto [begin, end] = thread_range(n, omp_get_thread_num(), omp_get_num_threads());
     if (begin < end) body(begin, end);
   }
+}
+
+/// Calls `body(i)` for every i in [0, n), each on the thread that is free next: for items of uneven cost, none of which
+/// may depend on the thread or on another item. `body` must not throw.
+template <typename Body>
+void parallel_items(std::int64_t n, Body&& body) {
+  const int threads = static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), n));
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+  for (std::int64_t i = 0; i < n; ++i) body(i);
 }
 
 }  // namespace dino
