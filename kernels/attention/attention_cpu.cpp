@@ -76,7 +76,7 @@ struct Pieces {
 std::size_t forward_scratch(std::size_t length, std::size_t width) {
   const std::size_t key_stride = tl::packed_stride(length);
   const std::size_t row_stride = tl::packed_stride(width);
-  return (width + kForwardBlock) * key_stride + (length + kForwardBlock) * row_stride + 64 + kForwardBlock;
+  return (width + kForwardBlock) * key_stride + (length + kForwardBlock) * row_stride + 64;
 }
 std::size_t backward_scratch(std::size_t length, std::size_t width) {
   const std::size_t key_stride = tl::packed_stride(length);
@@ -84,32 +84,35 @@ std::size_t backward_scratch(std::size_t length, std::size_t width) {
   return (2 * width + 2 * kBackwardBlock) * key_stride + (3 * length + 2 * kBackwardBlock) * row_stride + 256;
 }
 
-/// scores → exp(scale · (score − largest)), for one row whose first `length` of `columns` numbers count; the others
-/// become 0. Returns the sum, and the largest of scale · score.
-struct RowSoftmax {
-  float sum;
-  float largest;
-};
-HWY_INLINE RowSoftmax exponentiate(float* row, std::size_t length, std::size_t columns, float scale) {
+/// scores → exp(scale · (score − largest of the row)), for rows of which the first `length` of `columns` numbers count;
+/// the others become 0. Gives each row's sum, and the largest of scale · score. Two passes, so that rows overlap in
+/// each.
+HWY_INLINE void exponentiate(float* scores, std::size_t stride, std::size_t rows, std::size_t length,
+                             std::size_t columns, float scale, float* sums, float* largest) {
   const FloatTag d;
   const std::size_t lanes = hn::Lanes(d);
-  if (columns > length) {
-    float* last = row + columns - lanes;
-    const auto valid = hn::FirstN(d, length - (columns - lanes));
-    hn::StoreU(hn::IfThenElse(valid, hn::LoadU(d, last), hn::Set(d, -std::numeric_limits<float>::infinity())), d, last);
+  const std::size_t whole = columns - lanes;  // the last vector may hold padding
+  const auto valid = hn::FirstN(d, length - whole);
+  const auto minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
+  for (std::size_t i = 0; i < rows; ++i) {
+    float* row = scores + i * stride;
+    auto most = hn::IfThenElse(valid, hn::LoadU(d, row + whole), minus_infinity);
+    hn::StoreU(most, d, row + whole);
+    for (std::size_t j = 0; j < whole; j += lanes) most = hn::Max(most, hn::LoadU(d, row + j));
+    largest[i] = hn::GetLane(hn::MaxOfLanes(d, most)) * scale;
   }
-  auto largest_v = hn::LoadU(d, row);
-  for (std::size_t j = lanes; j < columns; j += lanes) largest_v = hn::Max(largest_v, hn::LoadU(d, row + j));
-  const float largest = hn::GetLane(hn::MaxOfLanes(d, largest_v)) * scale;
   const auto factor = hn::Set(d, scale * kLog2E);
-  const auto shift = hn::Set(d, largest * kLog2E);
-  auto sum = hn::Zero(d);
-  for (std::size_t j = 0; j < columns; j += lanes) {
-    const auto p = simd::HWY_NAMESPACE::exp2(d, hn::MulSub(factor, hn::LoadU(d, row + j), shift));
-    hn::StoreU(p, d, row + j);
-    sum = hn::Add(sum, p);
+  for (std::size_t i = 0; i < rows; ++i) {
+    float* row = scores + i * stride;
+    const auto shift = hn::Set(d, largest[i] * kLog2E);
+    auto sum = hn::Zero(d);
+    for (std::size_t j = 0; j < columns; j += lanes) {
+      const auto p = simd::HWY_NAMESPACE::exp2(d, hn::MulSub(factor, hn::LoadU(d, row + j), shift));
+      hn::StoreU(p, d, row + j);
+      sum = hn::Add(sum, p);
+    }
+    sums[i] = hn::GetLane(hn::SumOfLanes(d, sum));
   }
-  return {hn::GetLane(hn::SumOfLanes(d, sum)), largest};
 }
 
 /// Queries [begin, end) of one head.
@@ -125,7 +128,8 @@ void forward_item(const AttentionForward& args, std::int64_t s, std::int64_t h, 
   float* values = scratch.take(head.length * row_stride);     // (N, D)
   float* queries = scratch.take(kForwardBlock * row_stride);  // (block, D)
   float* scores = scratch.take(kForwardBlock * key_stride);   // (block, N)
-  float* factors = scratch.take(kForwardBlock);
+  float factors[kForwardBlock];
+  float largest[kForwardBlock];
   tl::pack_transposed(qkv + head.k, head.q_stride, head.length, head.width, keys, key_stride);
   tl::pack(qkv + head.v, head.q_stride, head.length, head.width, values, row_stride);
 
@@ -134,11 +138,12 @@ void forward_item(const AttentionForward& args, std::int64_t s, std::int64_t h, 
     tl::pack(qkv + head.q + first * head.q_stride, head.q_stride, rows, head.width, queries, row_stride);
     tl::product<false>(rows, columns, head.width, queries, row_stride, keys, key_stride,
                        Destination<float>{.base = scores, .stride = key_stride, .width = columns});
-    for (std::size_t i = 0; i < rows; ++i) {
-      const RowSoftmax row = exponentiate(scores + i * key_stride, head.length, columns, head.scale);
-      factors[i] = 1.0F / row.sum;
-      if (args.logsumexp) args.logsumexp.as<float>()[head.row + first + i] = row.largest + std::log(row.sum);
+    exponentiate(scores, key_stride, rows, head.length, columns, head.scale, factors, largest);
+    if (args.logsumexp) {
+      float* logsumexp = args.logsumexp.as<float>() + head.row + first;
+      for (std::size_t i = 0; i < rows; ++i) logsumexp[i] = largest[i] + std::log(factors[i]);
     }
+    for (std::size_t i = 0; i < rows; ++i) factors[i] = 1.0F / factors[i];
     tl::product<false>(rows, tl::padded(head.width), head.length, scores, key_stride, values, row_stride,
                        Destination<T>{.base = args.out.as<T>() + head.out + first * head.out_stride,
                                       .stride = head.out_stride,

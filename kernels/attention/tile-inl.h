@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 HWY_BEFORE_NAMESPACE();
 namespace dino::tiles::HWY_NAMESPACE {
@@ -40,29 +41,40 @@ struct Destination {
   const float* row_factor = nullptr;  // multiplies each row, when given
   const float* more = nullptr;        // added, when given: more[row * more_stride + column]
   std::size_t more_stride = 0;
-
-  HWY_INLINE void put(FloatTag d, FloatVector value, std::size_t row, std::size_t column) const {
-    if (row_factor != nullptr) value = hn::Mul(value, hn::Set(d, row_factor[row]));
-    if (more != nullptr) value = hn::Add(value, load(d, more + row * more_stride + column));
-    T* p = base + row * stride + column;
-    if (column + hn::Lanes(d) <= width) {
-      if (mode == GradientMode::accumulate) value = hn::Add(value, load(d, p));
-      store(d, value, p);
-    } else {
-      if (mode == GradientMode::accumulate) value = hn::Add(value, load_tail(d, p, width - column));
-      store_tail(d, value, p, width - column);
-    }
-  }
 };
 
 inline constexpr std::size_t kTileRows = 6;  // times two vectors: twelve sums, two of b and one of a fit 16 registers
 
-/// kRows rows and kVectors vectors of columns of a · b. Element (r, k) of a is a[r * a_stride + k], or a[k * a_stride +
-/// r] when it is kTransposed.
-template <std::size_t kRows, std::size_t kVectors, bool kTransposed, typename T>
+/// Puts a finished tile where it goes, when storing is not all there is to do.
+template <typename T>
+HWY_NOINLINE void put_tile(const Destination<T>& to, const float* tile, std::size_t tile_stride, std::size_t rows,
+                           std::size_t columns, std::size_t row, std::size_t column) {
+  const FloatTag d;
+  const std::size_t lanes = hn::Lanes(d);
+  const bool accumulate = to.mode == GradientMode::accumulate;
+  for (std::size_t r = 0; r < rows; ++r) {
+    T* p = to.base + (row + r) * to.stride + column;
+    for (std::size_t c = 0; c < columns && column + c < to.width; c += lanes) {
+      FloatVector value = hn::Load(d, tile + r * tile_stride + c);
+      if (to.more != nullptr) value = hn::Add(value, load(d, to.more + (row + r) * to.more_stride + column + c));
+      const std::size_t rest = to.width - column - c;
+      if (rest >= lanes) {
+        if (accumulate) value = hn::Add(value, load(d, p + c));
+        store(d, value, p + c);
+      } else {
+        if (accumulate) value = hn::Add(value, load_tail(d, p + c, rest));
+        store_tail(d, value, p + c, rest);
+      }
+    }
+  }
+}
+
+/// c = kRows rows and kVectors vectors of columns of a · b, each row times its factor when there are factors. Element
+/// (r, k) of a is a[r * a_stride + k], or a[k * a_stride + r] when it is kTransposed.
+template <std::size_t kRows, std::size_t kVectors, bool kTransposed>
 HWY_NOINLINE void tile(const float* HWY_RESTRICT a, std::size_t a_stride, const float* HWY_RESTRICT b,
-                       std::size_t b_stride, std::size_t depth, const Destination<T>& to, std::size_t row,
-                       std::size_t column) {
+                       std::size_t b_stride, std::size_t depth, const float* factors, float* HWY_RESTRICT c,
+                       std::size_t c_stride) {
   const FloatTag d;
   const std::size_t lanes = hn::Lanes(d);
   FloatVector sums[kRows][kVectors];
@@ -84,24 +96,31 @@ HWY_NOINLINE void tile(const float* HWY_RESTRICT a, std::size_t a_stride, const 
     a += kTransposed ? a_stride : 1;
     b += b_stride;
   }
+  if (factors != nullptr) {
+#pragma GCC unroll 6
+    for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Mul(sums[r][v], hn::Set(d, factors[r]));
+    }
+  }
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (std::size_t v = 0; v < kVectors; ++v) to.put(d, sums[r][v], row + r, column + v * lanes);
+    for (std::size_t v = 0; v < kVectors; ++v) hn::StoreU(sums[r][v], d, c + r * c_stride + v * lanes);
   }
 }
 
-template <std::size_t kVectors, bool kTransposed, typename T>
+template <std::size_t kVectors, bool kTransposed>
 HWY_INLINE void tile_of_rows(std::size_t rows, const float* a, std::size_t a_stride, const float* b,
-                             std::size_t b_stride, std::size_t depth, const Destination<T>& to, std::size_t row,
-                             std::size_t column) {
+                             std::size_t b_stride, std::size_t depth, const float* factors, float* c,
+                             std::size_t c_stride) {
   switch (rows) {
-    case 6: return tile<6, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, to, row, column);
-    case 5: return tile<5, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, to, row, column);
-    case 4: return tile<4, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, to, row, column);
-    case 3: return tile<3, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, to, row, column);
-    case 2: return tile<2, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, to, row, column);
-    default: return tile<1, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, to, row, column);
+    case 6: return tile<6, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, factors, c, c_stride);
+    case 5: return tile<5, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, factors, c, c_stride);
+    case 4: return tile<4, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, factors, c, c_stride);
+    case 3: return tile<3, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, factors, c, c_stride);
+    case 2: return tile<2, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, factors, c, c_stride);
+    default: return tile<1, kVectors, kTransposed>(a, a_stride, b, b_stride, depth, factors, c, c_stride);
   }
 }
 
@@ -114,17 +133,30 @@ void product(std::size_t rows, std::size_t columns, std::size_t depth, const flo
   const std::size_t row_tiles = (rows + kTileRows - 1) / kTileRows;
   const std::size_t share = rows / row_tiles;  // tiles of almost equal height: none ends up with a single row
   const std::size_t rest = rows % row_tiles;
+  constexpr std::size_t kBufferStride = 2 * hn::MaxLanes(FloatTag());
+  HWY_ALIGN float buffer[kTileRows * kBufferStride];
+  const bool plain = to.mode != GradientMode::accumulate && to.more == nullptr;
   for (std::size_t column = 0; column < columns; column += 2 * lanes) {
-    const bool two = column + 2 * lanes <= columns;
+    const std::size_t wide = std::min(2 * lanes, columns - column);
     std::size_t row = 0;
     for (std::size_t i = 0; i < row_tiles; ++i) {
       const std::size_t height = share + (i < rest ? 1 : 0);
       const float* a_tile = a + row * (kTransposed ? 1 : a_stride);
-      if (two) {
-        tile_of_rows<2, kTransposed>(height, a_tile, a_stride, b + column, b_stride, depth, to, row, column);
-      } else {
-        tile_of_rows<1, kTransposed>(height, a_tile, a_stride, b + column, b_stride, depth, to, row, column);
+      const float* factors = to.row_factor != nullptr ? to.row_factor + row : nullptr;
+      float* c = buffer;
+      std::size_t c_stride = kBufferStride;
+      if constexpr (std::is_same_v<T, float>) {
+        if (plain && column + wide <= to.width) {
+          c = to.base + row * to.stride + column;
+          c_stride = to.stride;
+        }
       }
+      if (wide > lanes) {
+        tile_of_rows<2, kTransposed>(height, a_tile, a_stride, b + column, b_stride, depth, factors, c, c_stride);
+      } else {
+        tile_of_rows<1, kTransposed>(height, a_tile, a_stride, b + column, b_stride, depth, factors, c, c_stride);
+      }
+      if (c == buffer) put_tile(to, buffer, kBufferStride, height, wide, row, column);
       row += height;
     }
   }

@@ -2,6 +2,7 @@
 
 #include "kernels/common/parallel.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_target.h"
 #include "tests/support/host_array.h"
 
 using namespace dino;
@@ -46,7 +47,9 @@ std::string describe(const Case& c, DType dtype) {
 
 }  // namespace
 
-TEST_CASE("attention forward agrees with the oracle") {
+static void check_forward();
+TEST_CASE("attention forward agrees with the oracle") { every_target(check_forward); }
+static void check_forward() {
   const auto stream = make_cpu_stream();
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Case& c : kCases) {
@@ -75,7 +78,9 @@ TEST_CASE("attention forward agrees with the oracle") {
   }
 }
 
-TEST_CASE("attention backward agrees with the oracle, overwriting and accumulating") {
+static void check_backward();
+TEST_CASE("attention backward agrees with the oracle, overwriting and accumulating") { every_target(check_backward); }
+static void check_backward() {
   const auto stream = make_cpu_stream();
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Case& c : kCases) {

@@ -1,6 +1,7 @@
 #include "kernels/attention/cls_attention.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/every_target.h"
 #include "tests/support/host_array.h"
 
 using namespace dino;
@@ -21,7 +22,9 @@ double tolerance(DType dtype) { return dtype == DType::float32 ? 3e-6 : 4e-3; }
 
 }  // namespace
 
-TEST_CASE("cls_attention agrees with the oracle, forward and backward") {
+static void check_both_ways();
+TEST_CASE("cls_attention agrees with the oracle, forward and backward") { every_target(check_both_ways); }
+static void check_both_ways() {
   const auto stream = make_cpu_stream();
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Case& c : kCases) {

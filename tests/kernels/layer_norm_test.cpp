@@ -2,6 +2,7 @@
 
 #include "kernels/common/parallel.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_target.h"
 #include "tests/support/host_array.h"
 
 using namespace dino;
@@ -26,7 +27,9 @@ HostArray row_sequences(std::int64_t rows) {
 
 }  // namespace
 
-TEST_CASE("layer_norm forward agrees with the oracle") {
+static void check_forward();
+TEST_CASE("layer_norm forward agrees with the oracle") { every_target(check_forward); }
+static void check_forward() {
   const auto stream = make_cpu_stream();
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Size size : kSizes) {
@@ -112,7 +115,9 @@ TEST_CASE("layer_norm may write the sum over its input and needs no statistics")
   check_close(y, y_expected, 2e-6, "normalized");
 }
 
-TEST_CASE("layer_norm backward agrees with the oracle in every mode") {
+static void check_backward();
+TEST_CASE("layer_norm backward agrees with the oracle in every mode") { every_target(check_backward); }
+static void check_backward() {
   const auto stream = make_cpu_stream();
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Size size : kSizes) {
