@@ -2,6 +2,7 @@
 #include "data/dataset.h"
 
 #include "data/file_dataset.h"
+#include "data/known_datasets.h"
 #include "kernels/common/error.h"
 
 #include <algorithm>
@@ -47,7 +48,11 @@ std::unique_ptr<Dataset> open_dataset(const fs::path& path, const DatasetOptions
   require(!error, "data", "cannot read {}: {}", path.string(), error.message());
   if (!fs::is_directory(status)) {
     require(fs::is_regular_file(status), "data", "{} is neither a folder nor a file", path.string());
-    return open_list_file(path, options.decode);
+    auto pair = open_idx(path, options);
+    return pair != nullptr ? std::move(pair) : open_list_file(path, options.decode);
+  }
+  for (const auto open : {open_tiny_imagenet, open_cifar10, open_idx}) {
+    if (auto dataset = open(path, options)) return dataset;
   }
   std::vector<std::string> splits = list_sub_folders(path);
   std::erase_if(

@@ -132,6 +132,8 @@ std::unique_ptr<Dataset> open_image_folder(const fs::path& folder, const std::ve
       continue;
     }
     const auto found = std::lower_bound(classes.begin(), classes.end(), std::string_view(picture).substr(0, slash));
+    require(found != classes.end() && std::string_view(picture).starts_with(*found + "/"), "data",
+            "{} is in no known class folder; expected one of {} names", picture, classes.size());
     in_folders.push_back({picture, static_cast<std::int32_t>(found - classes.begin())});
   }
   std::string skipped;
