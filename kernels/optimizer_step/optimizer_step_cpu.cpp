@@ -193,7 +193,7 @@ void teacher_block(float keep, float follow, const float* student, float* teache
   const FloatVector vkeep = hn::Set(d, keep), vfollow = hn::Set(d, follow);
   for (std::int64_t k = 0; k < n; k += lanes) {
     const FloatVector t =
-        hn::MulAdd(vfollow, load_part(d, student + k, n - k), hn::Mul(vkeep, load_part(d, teacher + k, n - k)));
+        hn::Add(hn::Mul(vfollow, load_part(d, student + k, n - k)), hn::Mul(vkeep, load_part(d, teacher + k, n - k)));
     store_part(d, t, teacher + k, n - k);
     if (working != nullptr) store_part(d, t, working + k, n - k);
   }
