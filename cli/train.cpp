@@ -1,6 +1,10 @@
 #include "cli/commands.h"
+#include "cli/machine.h"
+#include "data/dataset.h"
+#include "evaluate/knn_monitor.h"
 #include "kernels/common/error.h"
 #include "train/config.h"
+#include "train/trainer.h"
 
 #include <fmt/format.h>
 
@@ -24,7 +28,13 @@ int train_command(const Options& options) {
     fmt::print("{}", write_config(config));
     return 0;
   }
-  fail("train", "training is not linked in yet");
+  require(!config.data_path.empty(), "train", "no images; try --data_path FOLDER");
+  const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
+  const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
+  fmt::print(stderr, "{}\n", images->summary());
+  SingleProcess communicator;
+  return train(*context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
+               make_knn_monitor(*context, config));
 }
 
 /// Reports a word of the command line that nothing takes.

@@ -68,7 +68,6 @@ struct TrainConfig {
   double blur_prob_global2 = 0.1;
   double blur_prob_local = 0.5;
   double solarize_prob_global2 = 0.2;
-  int solarize_threshold = 128;
 
   // Data, output and the machine
   std::string data_path;

@@ -73,7 +73,6 @@ const ConfigField kTable[] = {
   {kAugmentation, "blur_prob_global2", &C::blur_prob_global2, between(0, 1), "probability of blur, second global crop"},
   {kAugmentation, "blur_prob_local", &C::blur_prob_local, between(0, 1), "probability of blur, local crops"},
   {kAugmentation, "solarize_prob_global2", &C::solarize_prob_global2, between(0, 1), "probability of solarisation, second global crop"},
-  {kAugmentation, "solarize_threshold", &C::solarize_threshold, between(0, 256), "pixel values from here on are inverted by solarisation"},
 
   {kRun, "data_path", &C::data_path, any(), "training images: a folder, with or without class folders or splits, or a text file that lists them"},
   {kRun, "output_dir", &C::output_dir, any(), "checkpoints, log.jsonl and the effective configuration go here"},

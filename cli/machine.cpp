@@ -1,0 +1,16 @@
+#include "cli/machine.h"
+
+#include "kernels/common/error.h"
+
+#include <omp.h>
+
+namespace dino {
+
+std::unique_ptr<Context> open_machine(const std::string& device, int threads) {
+  if (threads > 0) omp_set_num_threads(threads);
+  require(device != "cuda", "device", "this build knows no CUDA; got device cuda, expected auto or cpu");
+  require(device == "auto" || device == "cpu", "device", "unknown device; got {}, expected auto, cpu or cuda", device);
+  return make_cpu_context();
+}
+
+}  // namespace dino

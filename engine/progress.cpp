@@ -1,0 +1,94 @@
+#include "engine/progress.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+namespace dino {
+namespace {
+
+constexpr double kTerminalInterval_s = 0.1;
+constexpr double kPlainInterval_s = 10;
+constexpr int kBarWidth = 16;
+
+std::size_t terminal_columns(std::FILE* out) {
+  winsize size{};
+  return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+}  // namespace
+
+std::size_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::size_t total = 0;
+  std::size_t resident = 0;
+  file >> total >> resident;
+  return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::size_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+}
+
+std::string format_duration(double seconds) {
+  const auto s = static_cast<std::int64_t>(std::isfinite(seconds) ? std::max(seconds, 0.0) + 0.5 : 0.0);
+  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+Progress::Progress(std::string title, std::int64_t total, std::int64_t done, std::FILE* out)
+    : title_(std::move(title)),
+      total_(total),
+      first_(done),
+      done_(done),
+      out_(out),
+      terminal_(isatty(fileno(out)) != 0),
+      start_(Clock::now()) {}
+
+Progress::~Progress() {
+  if (terminal_ && drawn_) std::fputc('\n', out_);
+}
+
+void Progress::update(std::int64_t done, std::string_view details) {
+  done_ = done;
+  const double elapsed_s = std::chrono::duration<double>(Clock::now() - start_).count();
+  if (elapsed_s < next_draw_s_ && done < total_) return;
+  next_draw_s_ = elapsed_s + (terminal_ ? kTerminalInterval_s : kPlainInterval_s);
+  draw(details, elapsed_s);
+}
+
+void Progress::draw(std::string_view details, double elapsed_s) {
+  const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
+  const auto fresh = static_cast<double>(std::max<std::int64_t>(done_ - first_, 1));
+  const double left_s = elapsed_s / fresh * static_cast<double>(total_ - done_);
+  std::string line = fmt::format("{} {}/{} {} | {:.2f} GiB | {} left", title_, done_, total_, details,
+                                 static_cast<double>(resident_bytes()) * 0x1p-30, format_duration(left_s));
+  if (terminal_) {
+    std::string bar;
+    const int full = static_cast<int>(share * kBarWidth);
+    for (int i = 0; i < kBarWidth; ++i) bar += i < full ? '#' : '.';
+    line = fmt::format("[{}] {}", bar, line);
+    // A line that wraps cannot be overwritten.
+    line.resize(std::min(line.size(), terminal_columns(out_) - 1));
+    fmt::print(out_, "\r\033[K{}", line);
+  } else {
+    fmt::print(out_, "{}\n", line);
+  }
+  std::fflush(out_);
+  drawn_ = true;
+}
+
+void Progress::message(std::string_view line) {
+  fmt::print(out_, "{}{}\n", terminal_ && drawn_ ? "\r\033[K" : "", line);
+  std::fflush(out_);
+  next_draw_s_ = 0;
+}
+
+}  // namespace dino

@@ -1,0 +1,80 @@
+#include "evaluate/knn_monitor.h"
+
+#include "data/dataset.h"
+#include "evaluate/features.h"
+#include "evaluate/knn.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+
+namespace dino {
+namespace {
+
+struct Monitor {
+  TrainConfig config;
+  std::unique_ptr<Dataset> train, test;
+
+  KnnResult evaluate(Context& context, StudentTeacher& networks, Network network) const {
+    FeatureOptions options = FeatureOptions::for_image_size(config.global_crops_size);
+    options.threads = config.num_workers;
+    const FeatureTable known = extract_features(context, networks.vit(), networks.store(), network, *train, options);
+    const FeatureTable asked = extract_features(context, networks.vit(), networks.store(), network, *test, options);
+    return evaluate_knn(context, context.from_host(known.array()), known.labels, context.from_host(asked.array()),
+                        asked.labels, config.knn_k, config.knn_temperature);
+  }
+};
+
+nlohmann::ordered_json to_json(const KnnResult& result) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const KnnAccuracy& a : result.accuracies) rows.push_back({{"k", a.k}, {"top1", a.top1}, {"top5", a.top5}});
+  return rows;
+}
+
+const KnnAccuracy& best_of(const KnnResult& result) {
+  return *std::max_element(result.accuracies.begin(), result.accuracies.end(),
+                           [](const KnnAccuracy& a, const KnnAccuracy& b) { return a.top1 < b.top1; });
+}
+
+}  // namespace
+
+std::unique_ptr<Dataset> open_labelled(const std::filesystem::path& path, const std::string& split) {
+  const auto has = [&](const char* name) { return std::filesystem::is_directory(path / name); };
+  const bool plain = std::filesystem::is_directory(path) && !has("train") && !has("val") && !has("test");
+  std::unique_ptr<Dataset> dataset;
+  if (!plain || split == "train") {
+    dataset = open_dataset(path, {.split = split});
+  } else {
+    // Pictures in class folders without splits count as train; binary formats know their splits by other means.
+    try {
+      dataset = open_dataset(path, {.split = split});
+    } catch (const Error&) {
+      dataset = open_dataset(path, {.split = "train"});
+    }
+  }
+  require(!dataset->class_names().empty(), "knn", "{} has no classes; expected pictures in class folders",
+          path.string());
+  return dataset;
+}
+
+Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
+  if (config.knn_every == 0) return {};
+  auto monitor = std::make_shared<Monitor>();
+  monitor->config = config;
+  monitor->train = open_labelled(config.knn_train_path.empty() ? config.data_path : config.knn_train_path, "train");
+  monitor->test = open_labelled(config.knn_test_path.empty() ? config.data_path : config.knn_test_path, "val");
+  return [monitor, &context](StudentTeacher& networks) {
+    const KnnResult student = monitor->evaluate(context, networks, Network::student);
+    const KnnResult teacher = monitor->evaluate(context, networks, Network::teacher);
+    Evaluation evaluation;
+    evaluation.score = best_of(teacher).top1;
+    evaluation.summary =
+        fmt::format("k-NN top-1: teacher {:.2f}% (k = {}), student {:.2f}% (k = {})", best_of(teacher).top1,
+                    best_of(teacher).k, best_of(student).top1, best_of(student).k);
+    evaluation.numbers = std::make_shared<nlohmann::ordered_json>(
+        nlohmann::ordered_json{{"teacher", to_json(teacher)}, {"student", to_json(student)}});
+    return evaluation;
+  };
+}
+
+}  // namespace dino

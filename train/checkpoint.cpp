@@ -1,0 +1,136 @@
+#include "train/checkpoint.h"
+
+#include "models/safetensors.h"
+#include "models/weights_file.h"
+#include "train/config_table.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <sstream>
+
+namespace dino {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The flat arrays of a store under the prefixes of their tensors.
+struct NamedFlat {
+  const char* prefix;
+  Tensor ParameterStore::*flat;
+};
+constexpr std::array<NamedFlat, 4> kFlats = {{{"student.", &ParameterStore::student},
+                                              {"teacher.", &ParameterStore::teacher},
+                                              {"optimizer.first_moment.", &ParameterStore::first_moment},
+                                              {"optimizer.second_moment.", &ParameterStore::second_moment}}};
+
+/// Keys that say where and how fast a run goes, or how long, but not what it computes.
+constexpr std::array<std::string_view, 13> kChangeable = {
+    "epochs",    "data_path",      "output_dir",    "saveckp_freq", "num_workers",     "threads",  "device",
+    "knn_every", "knn_train_path", "knn_test_path", "knn_k",        "knn_temperature", "precision"};
+
+std::int64_t integer_of(const SafetensorsFile& file, const std::string& key) {
+  const std::string& text = file.metadata(key);
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  require(error == std::errc() && end == text.data() + text.size() && value >= 0, "checkpoint",
+          "the metadata {} is damaged; got {}, expected a number", key, text);
+  return value;
+}
+
+/// The line of each key in a written configuration, without the comment.
+std::map<std::string, std::string> lines_by_key(const TrainConfig& config) {
+  std::map<std::string, std::string> lines;
+  std::stringstream text(write_config(config));
+  for (std::string line; std::getline(text, line);) {
+    const std::size_t equals = line.find(" = ");
+    if (line.starts_with('#') || equals == std::string::npos) continue;
+    const std::size_t comment = line.rfind(" # ");
+    std::string value = line.substr(equals + 3, comment - equals - 3);
+    value.erase(value.find_last_not_of(' ') + 1);
+    lines[line.substr(0, equals)] = std::move(value);
+  }
+  return lines;
+}
+
+void require_same_run(const fs::path& path, const SafetensorsFile& file, const TrainConfig& config) {
+  const auto before = lines_by_key(parse_config(file.metadata("config"), path.string()));
+  for (const auto& [key, value] : lines_by_key(config)) {
+    if (std::find(kChangeable.begin(), kChangeable.end(), key) != kChangeable.end()) continue;
+    require(before.at(key) == value, "checkpoint",
+            "{} belongs to a run with {} = {}; got {}; try another output_dir for a new run", path.string(), key,
+            before.at(key), value);
+  }
+}
+
+}  // namespace
+
+void write_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config,
+                      const TrainingPosition& position) {
+  ParameterStore& store = networks.store();
+  std::vector<std::vector<float>> hosts;
+  std::vector<NamedArray> arrays;
+  for (const NamedFlat& named : kFlats) {
+    const Tensor& flat = store.*named.flat;
+    std::vector<float>& host = hosts.emplace_back(static_cast<std::size_t>(flat.size()));
+    store.context.copy_to_host(flat, Array(host.data(), flat.shape()));
+    for (const ParameterInfo& info : networks.layout().infos()) {
+      arrays.push_back({named.prefix + info.name, ConstArray(host.data() + info.offset, info.shape)});
+    }
+  }
+  std::vector<float> center(static_cast<std::size_t>(networks.center().size()));
+  store.context.copy_to_host(networks.center(), Array(center.data(), networks.center().shape()));
+  arrays.push_back({"center", ConstArray(center.data(), networks.center().shape())});
+  const std::vector<std::int64_t>& counts = networks.update_counts();
+  arrays.push_back(
+      {"optimizer.update_counts", ConstArray(counts.data(), Shape{static_cast<std::int64_t>(counts.size())})});
+  write_safetensors(path, arrays,
+                    {{"format", "dino_cuda training checkpoint"},
+                     {"config", write_config(config)},
+                     {"num_heads", std::to_string(networks.vit().config().heads)},
+                     {"epoch", std::to_string(position.epoch)},
+                     {"batch", std::to_string(position.batch)},
+                     {"step", std::to_string(position.step)},
+                     {"best_score", fmt::format("{}", position.best_score)}});
+}
+
+TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config) {
+  const SafetensorsFile file = SafetensorsFile::read(path);
+  require_same_run(path, file, config);
+  ParameterStore& store = networks.store();
+  // Everything is looked at before anything is changed.
+  for (const NamedFlat& named : kFlats) {
+    for (const ParameterInfo& info : networks.layout().infos()) {
+      require_array(file[named.prefix + info.name], DType::float32, info.shape, path.string(),
+                    named.prefix + info.name);
+    }
+  }
+  const ConstArray center = file["center"];
+  const ConstArray counts = file["optimizer.update_counts"];
+  require_array(center, DType::float32, networks.center().shape(), path.string(), "center");
+  require_array(counts, DType::int64, Shape{static_cast<std::int64_t>(networks.layout().infos().size())}, path.string(),
+                "optimizer.update_counts");
+  TrainingPosition position{.epoch = integer_of(file, "epoch"),
+                            .batch = integer_of(file, "batch"),
+                            .step = integer_of(file, "step"),
+                            .best_score = std::stod(file.metadata("best_score"))};
+  for (const NamedFlat& named : kFlats) {
+    for (const ParameterId id : networks.layout().ids()) {
+      Tensor window = store.window(store.*named.flat, id);
+      store.context.copy_from_host(file[named.prefix + networks.layout()[id].name], window);
+    }
+  }
+  store.context.copy_from_host(center, networks.center());
+  std::copy_n(counts.as<std::int64_t>(), counts.size(), networks.update_counts().begin());
+  store.refresh_working_copies();
+  return position;
+}
+
+std::optional<fs::path> find_checkpoint(const fs::path& output_dir) {
+  // last is written after every epoch and at every interruption, and never removed.
+  const fs::path last = output_dir / kLastCheckpoint;
+  if (!fs::exists(last)) return std::nullopt;
+  return last;
+}
+
+}  // namespace dino
