@@ -26,11 +26,13 @@ std::byte* Arena::allocate(std::size_t size_bytes) {
   } else {
     // A free block that touches the end is extended, not left behind.
     offset = end_;
-    const bool extends_last = !free_blocks_.empty() && free_blocks_.rbegin()->first + free_blocks_.rbegin()->second == end_;
+    const bool extends_last =
+        !free_blocks_.empty() && free_blocks_.rbegin()->first + free_blocks_.rbegin()->second == end_;
     if (extends_last) offset = free_blocks_.rbegin()->first;
-    require(size <= capacity_ - offset, "arena",
-            "out of memory: {} MiB asked for, {} MiB in use, {} MiB reserved; try a smaller batch with more accumulation", size >> 20,
-            used_ >> 20, capacity_ >> 20);
+    require(
+        size <= capacity_ - offset, "arena",
+        "out of memory: {} MiB asked for, {} MiB in use, {} MiB reserved; try a smaller batch with more accumulation",
+        size >> 20, used_ >> 20, capacity_ >> 20);
     commit(offset + size);
     if (extends_last) free_blocks_.erase(std::prev(free_blocks_.end()));
     end_ = offset + size;

@@ -18,7 +18,8 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Uninitialised memory of at least size_bytes. Throws Error, naming the size and what is in use, when memory is short.
+  /// Uninitialised memory of at least size_bytes. Throws Error, naming the size and what is in use, when memory is
+  /// short.
   std::byte* allocate(std::size_t size_bytes);
   void free(std::byte* block) noexcept;
 

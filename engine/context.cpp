@@ -6,8 +6,8 @@ namespace dino {
 namespace {
 
 void require_same_elements(const ConstArray& from, const ConstArray& to) {
-  require(from.dtype() == to.dtype() && from.size() == to.size(), "copy", "arrays differ; got {} {} and {} {}", name_of(from.dtype()),
-          from.shape().to_string(), name_of(to.dtype()), to.shape().to_string());
+  require(from.dtype() == to.dtype() && from.size() == to.size(), "copy", "arrays differ; got {} {} and {} {}",
+          name_of(from.dtype()), from.shape().to_string(), name_of(to.dtype()), to.shape().to_string());
 }
 
 }  // namespace

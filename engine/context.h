@@ -12,7 +12,8 @@ namespace dino {
 /// there is no global device state. Tensors keep the arena alive.
 class Context {
  public:
-  Context(std::unique_ptr<Stream> stream, std::shared_ptr<Arena> arena) : stream_(std::move(stream)), arena_(std::move(arena)) {}
+  Context(std::unique_ptr<Stream> stream, std::shared_ptr<Arena> arena)
+      : stream_(std::move(stream)), arena_(std::move(arena)) {}
 
   Device device() const { return stream_->device(); }
   Stream& stream() { return *stream_; }

@@ -19,7 +19,8 @@ class CpuArena final : public Arena {
     const auto page_bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     reserved_ = std::max<std::size_t>(pages * page_bytes, kGrowth) / kGrowth * kGrowth;
     void* base = mmap(nullptr, reserved_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    require(base != MAP_FAILED, "arena", "cannot reserve {} MiB of addresses: {}", reserved_ >> 20, std::strerror(errno));
+    require(base != MAP_FAILED, "arena", "cannot reserve {} MiB of addresses: {}", reserved_ >> 20,
+            std::strerror(errno));
     base_ = static_cast<std::byte*>(base);
     madvise(base_, reserved_, MADV_HUGEPAGE);  // fewer TLB misses; only a hint
     set_range(base_, reserved_);
@@ -33,8 +34,8 @@ class CpuArena final : public Arena {
     if (end <= committed_) return;
     const std::size_t wanted = std::min(reserved_, (end + kGrowth - 1) / kGrowth * kGrowth);
     require(mprotect(base_ + committed_, wanted - committed_, PROT_READ | PROT_WRITE) == 0, "arena",
-            "out of memory: cannot grow from {} to {} MiB: {}; try a smaller batch with more accumulation", committed_ >> 20,
-            wanted >> 20, std::strerror(errno));
+            "out of memory: cannot grow from {} to {} MiB: {}; try a smaller batch with more accumulation",
+            committed_ >> 20, wanted >> 20, std::strerror(errno));
     committed_ = wanted;
   }
 

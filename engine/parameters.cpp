@@ -28,7 +28,8 @@ float draw_initial(const Initializer& initializer, Random& random) {
 
 }  // namespace
 
-ParameterId ParameterLayout::add(std::string name, const Shape& shape, Initializer initializer, bool gemm_weight, bool trainable) {
+ParameterId ParameterLayout::add(std::string name, const Shape& shape, Initializer initializer, bool gemm_weight,
+                                 bool trainable) {
   require(!find(name), "parameters", "the name {} is given twice", name);
   infos_.push_back({std::move(name), shape, initializer, gemm_weight, trainable, flat_size_});
   flat_size_ += (shape.size() + kWindowAlignment - 1) / kWindowAlignment * kWindowAlignment;
@@ -36,7 +37,8 @@ ParameterId ParameterLayout::add(std::string name, const Shape& shape, Initializ
 }
 
 std::optional<ParameterId> ParameterLayout::find(std::string_view name) const {
-  const auto at = std::find_if(infos_.begin(), infos_.end(), [&](const ParameterInfo& info) { return info.name == name; });
+  const auto at =
+      std::find_if(infos_.begin(), infos_.end(), [&](const ParameterInfo& info) { return info.name == name; });
   if (at == infos_.end()) return std::nullopt;
   return ParameterId(static_cast<std::size_t>(at - infos_.begin()));
 }
@@ -95,8 +97,8 @@ Tensor ParameterStore::window(const Tensor& flat, ParameterId id) const {
   return flat.rows(info.offset, info.offset + info.size()).reshape(info.shape);
 }
 
-Weights::Weights(Tape& tape, const ParameterStore& store, const Tensor& values, const Tensor& working, const Tensor& gradient,
-                 GradientMode mode)
+Weights::Weights(Tape& tape, const ParameterStore& store, const Tensor& values, const Tensor& working,
+                 const Tensor& gradient, GradientMode mode)
     : tape_(&tape), store_(&store), values_(values), working_(working), gradient_(gradient), mode_(mode) {}
 
 Weights Weights::student(Tape& tape, const ParameterStore& store, GradientMode mode) {
@@ -119,7 +121,8 @@ Tensor Weights::rows(ParameterId id, std::int64_t begin, std::int64_t end) {
   const ParameterInfo& info = layout()[id];
   const Tensor& flat = working_ && info.gemm_weight ? working_ : values_;
   Tensor tensor = store_->window(flat, id).rows(begin, end);
-  if (gradient_ && info.trainable) tensor = tape_->variable(tensor, store_->window(gradient_, id).rows(begin, end), mode_);
+  if (gradient_ && info.trainable)
+    tensor = tape_->variable(tensor, store_->window(gradient_, id).rows(begin, end), mode_);
   bound_.push_back({id.index_, begin, end, tensor});
   return tensor;
 }

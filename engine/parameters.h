@@ -48,7 +48,8 @@ struct ParameterInfo {
 class ParameterLayout {
  public:
   /// Throws Error when the name is taken.
-  ParameterId add(std::string name, const Shape& shape, Initializer initializer, bool gemm_weight = false, bool trainable = true);
+  ParameterId add(std::string name, const Shape& shape, Initializer initializer, bool gemm_weight = false,
+                  bool trainable = true);
   std::optional<ParameterId> find(std::string_view name) const;
   const ParameterInfo& operator[](ParameterId id) const { return infos_[id.index_]; }
 
@@ -102,8 +103,8 @@ class Weights {
 
   /// The parameter as a tensor in its shape: the compute type for GEMM weights, fp32 for all others.
   Tensor operator()(ParameterId id);
-  /// Rows [begin, end) of the parameter's first dimension, as a variable of its own. A parameter is used either whole or
-  /// by rows on one tape, and the row ranges must not overlap.
+  /// Rows [begin, end) of the parameter's first dimension, as a variable of its own. A parameter is used either whole
+  /// or by rows on one tape, and the row ranges must not overlap.
   Tensor rows(ParameterId id, std::int64_t begin, std::int64_t end);
 
   DType compute_type() const { return store_->compute_type; }
@@ -117,7 +118,8 @@ class Weights {
     Tensor tensor;
   };
 
-  Weights(Tape& tape, const ParameterStore& store, const Tensor& values, const Tensor& working, const Tensor& gradient, GradientMode mode);
+  Weights(Tape& tape, const ParameterStore& store, const Tensor& values, const Tensor& working, const Tensor& gradient,
+          GradientMode mode);
 
   Tape* tape_;
   const ParameterStore* store_;

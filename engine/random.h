@@ -8,15 +8,25 @@
 namespace dino {
 
 /// Independent purposes that draw random numbers; never renumber, runs depend on them.
-enum class RandomStream : std::uint32_t { weights = 1, order = 2, crops = 3, drop_path = 4, linear_probe = 5, scenes = 6, test = 1000 };
+enum class RandomStream : std::uint32_t {
+  weights = 1,
+  order = 2,
+  crops = 3,
+  drop_path = 4,
+  linear_probe = 5,
+  scenes = 6,
+  test = 1000
+};
 
 /// Draws for one (seed, stream, epoch, sample, view): the n-th draw depends on nothing else, so the same numbers appear
 /// on every machine, for any number of threads and ranks, and after a resume. Cheap to make and to copy.
 class Random {
  public:
-  Random(std::uint64_t seed, RandomStream stream, std::uint64_t epoch = 0, std::uint64_t sample = 0, std::uint32_t view = 0)
+  Random(std::uint64_t seed, RandomStream stream, std::uint64_t epoch = 0, std::uint64_t sample = 0,
+         std::uint32_t view = 0)
       : key_(seed ^ (static_cast<std::uint64_t>(stream) * 0x9E3779B97F4A7C15u)),
-        high_((epoch << 32) | view), sample_(sample) {}
+        high_((epoch << 32) | view),
+        sample_(sample) {}
 
   std::uint32_t bits();
   /// Uniform in [0, 1), 24 bits.
@@ -31,7 +41,7 @@ class Random {
  private:
   std::uint64_t key_;
   std::uint64_t high_;
-  std::uint64_t sample_;   // up to 2^40 samples, 2^26 draws each
+  std::uint64_t sample_;  // up to 2^40 samples, 2^26 draws each
   std::uint32_t drawn_ = 0;
   Philox::Block block_{};
 };

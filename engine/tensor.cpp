@@ -10,16 +10,16 @@ Storage::Storage(std::shared_ptr<Arena> arena, std::size_t size_bytes)
 Storage::~Storage() { arena_->free(data_); }
 
 Tensor Tensor::reshape(const Shape& shape) const {
-  require(shape.size() == shape_.size(), "tensor", "cannot reshape {} to {}: the number of elements differs", shape_.to_string(),
-          shape.to_string());
+  require(shape.size() == shape_.size(), "tensor", "cannot reshape {} to {}: the number of elements differs",
+          shape_.to_string(), shape.to_string());
   Tensor result = *this;
   result.shape_ = shape;
   return result;
 }
 
 Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
-  require(shape_.rank() >= 1 && 0 <= begin && begin <= end && end <= shape_[0], "tensor", "no rows [{}, {}) in {}", begin, end,
-          shape_.to_string());
+  require(shape_.rank() >= 1 && 0 <= begin && begin <= end && end <= shape_[0], "tensor", "no rows [{}, {}) in {}",
+          begin, end, shape_.to_string());
   std::array<std::int64_t, Shape::kMaxRank> extents{};
   for (int i = 0; i < shape_.rank(); ++i) extents[static_cast<std::size_t>(i)] = shape_[i];
   const std::size_t row_bytes = shape_[0] > 0 ? size_bytes() / static_cast<std::size_t>(shape_[0]) : 0;

@@ -19,8 +19,9 @@ struct TypeName {
   const char* name;
   DType dtype;
 };
-constexpr TypeName kTypeNames[] = {{"F32", DType::float32}, {"BF16", DType::bfloat16}, {"F16", DType::float16}, {"F64", DType::float64},
-                                   {"U8", DType::uint8},    {"I32", DType::int32},     {"I64", DType::int64}};
+constexpr TypeName kTypeNames[] = {{"F32", DType::float32}, {"BF16", DType::bfloat16}, {"F16", DType::float16},
+                                   {"F64", DType::float64}, {"U8", DType::uint8},      {"I32", DType::int32},
+                                   {"I64", DType::int64}};
 
 std::optional<DType> dtype_named(const std::string& name) {
   for (const TypeName& type : kTypeNames) {
@@ -70,8 +71,8 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
   std::uint64_t header_bytes = 0;
   stream.read(reinterpret_cast<char*>(&header_bytes), 8);
   require(stream.good() && header_bytes <= std::min(file_bytes - 8, kMaxHeaderBytes), kWhere,
-          "{} is not a safetensors file or is truncated: its header claims {} bytes, the file has {}", path.string(), header_bytes,
-          file_bytes);
+          "{} is not a safetensors file or is truncated: its header claims {} bytes, the file has {}", path.string(),
+          header_bytes, file_bytes);
   std::string header(header_bytes, '\0');
   stream.read(header.data(), static_cast<std::streamsize>(header_bytes));
   const std::uint64_t data_bytes = file_bytes - 8 - header_bytes;
@@ -95,7 +96,8 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
       continue;
     }
     const auto is_sizes = [](const nlohmann::json& list) {
-      return list.is_array() && std::all_of(list.begin(), list.end(), [](const nlohmann::json& x) { return x.is_number_unsigned(); });
+      return list.is_array() &&
+             std::all_of(list.begin(), list.end(), [](const nlohmann::json& x) { return x.is_number_unsigned(); });
     };
     require(value.is_object() && value.contains("dtype") && value["dtype"].is_string() && value.contains("shape") &&
                 is_sizes(value["shape"]) && value.contains("data_offsets") && is_sizes(value["data_offsets"]) &&
@@ -106,19 +108,22 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
             value["dtype"].get<std::string>());
     const auto extents = value["shape"].get<std::vector<std::uint64_t>>();
     const auto offsets = value["data_offsets"].get<std::vector<std::uint64_t>>();
-    require(extents.size() <= Shape::kMaxRank, kWhere, "{}: tensor {} has {} dimensions; at most {} are supported", path.string(), name,
-            extents.size(), Shape::kMaxRank);
+    require(extents.size() <= Shape::kMaxRank, kWhere, "{}: tensor {} has {} dimensions; at most {} are supported",
+            path.string(), name, extents.size(), Shape::kMaxRank);
     const auto bytes = array_bytes(extents, *dtype, data_bytes);
-    require(bytes.has_value() && offsets[0] <= offsets[1] && offsets[1] <= data_bytes && offsets[1] - offsets[0] == *bytes, kWhere,
-            "{}: tensor {} lies outside the data or disagrees with its shape; the file may be truncated", path.string(), name);
-    require(offsets[0] % size_of(*dtype) == 0, kWhere, "{}: tensor {} is not aligned to its element type", path.string(), name);
+    require(
+        bytes.has_value() && offsets[0] <= offsets[1] && offsets[1] <= data_bytes && offsets[1] - offsets[0] == *bytes,
+        kWhere, "{}: tensor {} lies outside the data or disagrees with its shape; the file may be truncated",
+        path.string(), name);
+    require(offsets[0] % size_of(*dtype) == 0, kWhere, "{}: tensor {} is not aligned to its element type",
+            path.string(), name);
     const std::vector<std::int64_t> signed_extents(extents.begin(), extents.end());
-    entries.push_back({name, offsets[0], offsets[1], ConstArray(file.bytes_.data() + offsets[0], *dtype, Shape(std::span(signed_extents)))});
+    entries.push_back({name, offsets[0], offsets[1],
+                       ConstArray(file.bytes_.data() + offsets[0], *dtype, Shape(std::span(signed_extents)))});
   }
 
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   std::uint64_t end = 0;
   for (const Entry& entry : entries) {
     require(entry.begin >= end, kWhere, "{}: tensor {} overlaps another one", path.string(), entry.name);
@@ -145,8 +150,9 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Name
                        const std::map<std::string, std::string>& metadata) {
   // Large element types first, so that every tensor is aligned to its type.
   std::vector<NamedArray> ordered = arrays;
-  std::stable_sort(ordered.begin(), ordered.end(),
-                   [](const NamedArray& a, const NamedArray& b) { return size_of(a.array.dtype()) > size_of(b.array.dtype()); });
+  std::stable_sort(ordered.begin(), ordered.end(), [](const NamedArray& a, const NamedArray& b) {
+    return size_of(a.array.dtype()) > size_of(b.array.dtype());
+  });
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   if (!metadata.empty()) json["__metadata__"] = metadata;
   std::uint64_t offset = 0;

@@ -9,8 +9,8 @@ namespace dino {
 Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps);
 
 /// residual (T, C) + branch_scale[sequence of the row] · branch (T, C), and its LayerNorm. Fused, as every block of a
-/// pre-norm transformer needs both. `branch_scale` is (S) fp32, one factor per sequence (drop path: 0 or 1 / keep), or empty
-/// for 1; it is no variable.
+/// pre-norm transformer needs both. `branch_scale` is (S) fp32, one factor per sequence (drop path: 0 or 1 / keep), or
+/// empty for 1; it is no variable.
 struct AddLayerNorm {
   Tensor sum;         // (T, C), x's element type
   Tensor normalized;  // (T, C), x's element type

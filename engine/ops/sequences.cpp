@@ -11,7 +11,8 @@ Sequences make_sequences(Context& context, const std::vector<std::int32_t>& leng
   std::vector<std::int32_t> row_sequence;
   for (const std::int32_t length : lengths) {
     require(length >= 1, "sequences", "a sequence has at least one token; got {}", length);
-    row_sequence.insert(row_sequence.end(), static_cast<std::size_t>(length), static_cast<std::int32_t>(result.count()));
+    row_sequence.insert(row_sequence.end(), static_cast<std::size_t>(length),
+                        static_cast<std::int32_t>(result.count()));
     result.host_offsets.push_back(result.host_offsets.back() + length);
     result.max_length = std::max<int>(result.max_length, length);
   }

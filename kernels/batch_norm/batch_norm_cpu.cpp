@@ -84,7 +84,8 @@ template <typename Body>
 void for_columns(std::int64_t width, Body&& body) {
   parallel_for((width + kGrain - 1) / kGrain, 4, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t last = std::min(width, end * kGrain);
-    for (std::int64_t column = begin * kGrain; column < last; column += kColumns) body(column, std::min(kColumns, last - column));
+    for (std::int64_t column = begin * kGrain; column < last; column += kColumns)
+      body(column, std::min(kColumns, last - column));
   });
 }
 

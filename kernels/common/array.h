@@ -22,7 +22,8 @@ class Shape {
   Shape() = default;
   Shape(std::initializer_list<std::int64_t> extents) : Shape(std::span(extents.begin(), extents.size())) {}
   explicit Shape(std::span<const std::int64_t> extents) {
-    require(extents.size() <= kMaxRank, "shape", "an array has at most {} dimensions; got {}", kMaxRank, extents.size());
+    require(extents.size() <= kMaxRank, "shape", "an array has at most {} dimensions; got {}", kMaxRank,
+            extents.size());
     for (const std::int64_t extent : extents) {
       require(extent >= 0, "shape", "extents must not be negative; got {}", extent);
       extents_[static_cast<std::size_t>(rank_++)] = extent;
@@ -75,13 +76,12 @@ class BasicArray {
   BasicArray() = default;
   BasicArray(Void* data, DType dtype, Shape shape) : data_(data), dtype_(dtype), shape_(shape) {}
   template <typename T>
-    requires(!std::is_void_v<T> && (kConst || !std::is_const_v<T>))
-  BasicArray(T* data, Shape shape) : BasicArray(data, dtype_of<std::remove_const_t<T>>, shape) {}
-  /// A writable view serves where a read-only one is asked for. A template, because GCC 12 otherwise takes it for the copy
-  /// constructor of the writable view.
+  requires(!std::is_void_v<T> && (kConst || !std::is_const_v<T>)) BasicArray(T* data, Shape shape)
+      : BasicArray(data, dtype_of<std::remove_const_t<T>>, shape) {}
+  /// A writable view serves where a read-only one is asked for. A template, because GCC 12 otherwise takes it for the
+  /// copy constructor of the writable view.
   template <typename Other>
-    requires(kConst && std::is_same_v<Other, void>)
-  BasicArray(const BasicArray<Other>& other)
+  requires(kConst&& std::is_same_v<Other, void>) BasicArray(const BasicArray<Other>& other)
       : data_(other.data()), dtype_(other.dtype()), shape_(other.shape()) {}
 
   Void* data() const { return data_; }
@@ -117,8 +117,9 @@ inline void require_array(const ConstArray& array, DType dtype, const Shape& sha
                           std::string_view name) {
   require(static_cast<bool>(array) || shape.size() == 0, where, "{} is missing; expected {} {}", name, name_of(dtype),
           shape.to_string());
-  require(array.dtype() == dtype && array.shape() == shape, where, "{} has the wrong type or shape; got {} {}, expected {} {}",
-          name, name_of(array.dtype()), array.shape().to_string(), name_of(dtype), shape.to_string());
+  require(array.dtype() == dtype && array.shape() == shape, where,
+          "{} has the wrong type or shape; got {} {}, expected {} {}", name, name_of(array.dtype()),
+          array.shape().to_string(), name_of(dtype), shape.to_string());
 }
 
 /// Calls `function(T{})` with the C++ type of a compute element type (fp32 or bf16). Oracles also take double.

@@ -9,26 +9,26 @@
 ///   reference::name  name_reference.cpp, the double-precision oracle; host arrays, also of float64
 /// Use it inside `namespace dino`, after the argument struct.
 #if DINO_WITH_CUDA
-#define DINO_OPERATION(name, Args)                                               \
-  namespace reference {                                                          \
-  void name(const Args& args);                                                   \
-  }                                                                              \
-  namespace cpu {                                                                \
-  void name(const Args& args, Stream& stream);                                   \
-  }                                                                              \
-  namespace cuda {                                                               \
-  void name(const Args& args, Stream& stream);                                   \
-  }                                                                              \
-  inline void name(const Args& args, Stream& stream) {                           \
+#define DINO_OPERATION(name, Args)                                                        \
+  namespace reference {                                                                   \
+  void name(const Args& args);                                                            \
+  }                                                                                       \
+  namespace cpu {                                                                         \
+  void name(const Args& args, Stream& stream);                                            \
+  }                                                                                       \
+  namespace cuda {                                                                        \
+  void name(const Args& args, Stream& stream);                                            \
+  }                                                                                       \
+  inline void name(const Args& args, Stream& stream) {                                    \
     stream.device() == Device::cuda ? cuda::name(args, stream) : cpu::name(args, stream); \
   }
 #else
-#define DINO_OPERATION(name, Args)                                          \
-  namespace reference {                                                     \
-  void name(const Args& args);                                              \
-  }                                                                         \
-  namespace cpu {                                                           \
-  void name(const Args& args, Stream& stream);                              \
-  }                                                                         \
+#define DINO_OPERATION(name, Args)             \
+  namespace reference {                        \
+  void name(const Args& args);                 \
+  }                                            \
+  namespace cpu {                              \
+  void name(const Args& args, Stream& stream); \
+  }                                            \
   inline void name(const Args& args, Stream& stream) { cpu::name(args, stream); }
 #endif

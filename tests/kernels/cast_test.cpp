@@ -27,7 +27,9 @@ TEST_CASE("cast agrees with the oracle to the last bit") {
 TEST_CASE("cast rounds to nearest even and keeps what is not finite") {
   const auto stream = make_cpu_stream();
   const float infinity = std::numeric_limits<float>::infinity();
-  const float values[] = {1.0F + 0x1p-8F, 1.0F + 3 * 0x1p-8F, 1.0F + 0x1p-8F + 0x1p-20F, infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), -0.0F};
+  const float values[] = {1.0F + 0x1p-8F, 1.0F + 3 * 0x1p-8F, 1.0F + 0x1p-8F + 0x1p-20F,
+                          infinity,       -infinity,          std::numeric_limits<float>::quiet_NaN(),
+                          -0.0F};
   const std::int64_t n = std::size(values);
   HostArray y(DType::bfloat16, {n});
   cast({.x = ConstArray(values, {n}), .y = y}, *stream);

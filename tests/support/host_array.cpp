@@ -15,7 +15,9 @@ constexpr std::byte kCanary{0xC5};
 }  // namespace
 
 HostArray::HostArray(DType dtype, const Shape& shape, int misalign)
-    : buffer_(static_cast<std::size_t>(shape.size() + misalign) * size_of(dtype) + 2 * kCanaryBytes), dtype_(dtype), shape_(shape) {
+    : buffer_(static_cast<std::size_t>(shape.size() + misalign) * size_of(dtype) + 2 * kCanaryBytes),
+      dtype_(dtype),
+      shape_(shape) {
   std::memset(buffer_.data(), static_cast<int>(kCanary), buffer_.size());
   data_ = buffer_.data() + kCanaryBytes + static_cast<std::size_t>(misalign) * size_of(dtype);
   // All bits set: NaN in every floating-point type, -1 in the signed integers.

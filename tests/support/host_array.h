@@ -46,7 +46,8 @@ class HostArray {
 };
 
 /// Normally distributed values, a function of the seed only.
-HostArray random_normal(DType dtype, const Shape& shape, std::uint64_t seed, double scale = 1.0, double mean = 0.0, int misalign = 0);
+HostArray random_normal(DType dtype, const Shape& shape, std::uint64_t seed, double scale = 1.0, double mean = 0.0,
+                        int misalign = 0);
 HostArray from_values(DType dtype, const Shape& shape, const std::vector<double>& values);
 HostArray from_integers(const std::vector<std::int32_t>& values);
 
