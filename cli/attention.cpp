@@ -135,7 +135,7 @@ void add_attention_command(CLI::App& app, Run& run) {
       ->capture_default_str();
   command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
   command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the image")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 16384))
       ->capture_default_str();
   command->add_option("--threshold", options->attention.threshold, "share of the mass that masks keep; 0: no masks")
       ->check(CLI::Range(0.0, 1.0))

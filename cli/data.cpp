@@ -1,22 +1,23 @@
 #include "cli/commands.h"
 #include "data/scenes.h"
+#include "engine/progress.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 namespace dino {
 namespace {
 
 int draw_scenes(const SceneOptions& options) {
-  const bool terminal = isatty(STDERR_FILENO) != 0;
+  std::optional<Progress> bar;
   const SceneSummary summary = make_scenes(options, [&](std::int64_t done, std::int64_t total) {
-    if (!terminal || (done % 50 != 0 && done != total)) return;
-    fmt::print(stderr, "\rdrawing scenes: {} of {}{}", done, total, done == total ? "\n" : "");
-    std::fflush(stderr);
+    if (!bar) bar.emplace("drawing scenes", total);
+    bar->update(done, "");
   });
+  bar.reset();
   fmt::print("{}: {} scenes of {} objects in {} classes, on {} photographs\n", options.out.string(), summary.scenes,
              summary.stamps, summary.classes, summary.photographs);
   if (summary.missing_stamps > 0) {

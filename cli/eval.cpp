@@ -1,7 +1,9 @@
 #include "cli/commands.h"
 #include "data/dataset.h"
+#include "engine/progress.h"
 #include "evaluate/features.h"
 #include "evaluate/knn.h"
+#include "evaluate/knn_monitor.h"
 #include "kernels/common/error.h"
 #include "models/backbone.h"
 #include "visualize/scene_evaluation.h"
@@ -16,16 +18,6 @@
 
 namespace dino {
 namespace {
-
-/// One line on the terminal that is rewritten as pictures are done; nothing where stderr is no terminal.
-FeatureProgress terminal_progress(const std::string& what) {
-  if (isatty(STDERR_FILENO) == 0) return {};
-  return [what](std::int64_t done, std::int64_t total, double wait_s) {
-    fmt::print(stderr, "\r{}: {} of {} images, waited {:.1f} s for data{}", what, done, total, wait_s,
-               done == total ? "\n" : "");
-    std::fflush(stderr);
-  };
-}
 
 struct KnnOptions {
   std::string weights, train, test;
@@ -42,11 +34,8 @@ int eval_knn(const KnnOptions& options) {
   const auto context = make_cpu_context();
   const Network network = options.network == "student" ? Network::student : Network::teacher;
   const Backbone backbone(*context, options.weights, DType::float32, {.network = network});
-  const auto train = open_dataset(options.train, {.split = "train"});
-  const auto test = open_dataset(options.test, {.split = "val"});
-  require(!train->class_names().empty() && !test->class_names().empty(), "eval knn",
-          "k-NN needs labelled images; {} has no classes; try a folder with one sub-folder per class",
-          train->class_names().empty() ? options.train : options.test);
+  const auto train = open_labelled(options.train, "train");
+  const auto test = open_labelled(options.test, "val");
   require(train->class_names() == test->class_names(), "eval knn",
           "{} and {} have different classes ({} and {}); try folders with the same sub-folders", options.train,
           options.test, train->class_names().size(), test->class_names().size());
@@ -56,8 +45,11 @@ int eval_knn(const KnnOptions& options) {
   if (options.short_side_px > 0) features.short_side_px = options.short_side_px;
   features.threads = options.threads;
   const auto extract = [&](const Dataset& images, const std::string& what) {
+    Progress bar(what, images.size());
     return extract_features(*context, backbone.vit, backbone.store, Network::student, images, features,
-                            terminal_progress(what));
+                            [&](std::int64_t done, std::int64_t, double wait_s) {
+                              bar.update(done, fmt::format("| waited {:.1f} s for data", wait_s));
+                            });
   };
   const FeatureTable train_features = extract(*train, "training images");
   const FeatureTable test_features = extract(*test, "test images");

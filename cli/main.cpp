@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -69,6 +70,9 @@ int run_program(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return run_program(argc, argv);
+  } catch (const std::bad_alloc&) {
+    std::fputs("dino_cuda: there is not enough memory; try a smaller batch, or smaller images\n", stderr);
+    return kFailure;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "dino_cuda: %s\n", one_line(error.what()).c_str());
     return kFailure;

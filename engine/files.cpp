@@ -14,10 +14,16 @@
 namespace dino {
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  // Renaming would put a file in the place of a device or a pipe.
+  std::error_code none_yet;
+  const std::filesystem::file_status status = std::filesystem::status(path_, none_yet);
+  require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), "file",
+          "cannot write {}: it is {}; try another name", path_.string(),
+          std::filesystem::is_directory(status) ? "a folder" : "not a regular file");
   partial_ = path_;
   partial_ += fmt::format(".part{}", getpid());
   descriptor_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  require(descriptor_ >= 0, "file", "cannot write {}: {}", partial_.string(), std::strerror(errno));
+  require(descriptor_ >= 0, "file", "cannot write {}: {}", path_.string(), std::strerror(errno));
 }
 
 AtomicFile::~AtomicFile() {

@@ -11,7 +11,7 @@ namespace dino {
 
 /// Writes a file beside its final name and renames it into place on commit(), after syncing it to the disk, so that no
 /// half file ever stands under the final name. Without commit() the part written is removed. Throws Error with the
-/// path and the system's reason.
+/// path and the system's reason, also where the name is taken by a folder, a device or a pipe: those stay as they are.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);

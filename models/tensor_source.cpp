@@ -71,6 +71,9 @@ std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& path
 }
 
 std::unique_ptr<TensorSource> open_tensors(const std::filesystem::path& path) {
+  std::error_code ignored;
+  require(!std::filesystem::is_directory(path, ignored), "weights",
+          "{} is a folder; expected a file of weights, such as its last.safetensors", path.string());
   std::ifstream stream(path, std::ios::binary);
   require(stream.good(), "weights", "cannot read {}: {}", path.string(), std::strerror(errno));
   char start[9] = {};

@@ -2,8 +2,9 @@
 
 #include "kernels/common/error.h"
 #include "tests/support/catch.h"
-#include "tests/support/temporary.h"
+#include "tests/support/temporary_folder.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -72,12 +73,26 @@ TEST_CASE("files that cannot be written or read are errors that name them") {
   const auto missing = folder.path() / "no such folder" / "file";
   CHECK(contains(error_of([&] { const AtomicFile file(missing); }), "no such folder"));
   CHECK(contains(error_of([&] { read_text_file(missing); }), "no such folder"));
-  // A folder in the place of the file: the rename fails, and the part goes away.
-  std::filesystem::create_directories(folder.path() / "taken" / "inside");
-  AtomicFile file(folder.path() / "taken");
+  // A folder in the place of the file is refused at once; where it comes later the rename fails, and the part goes
+  // away.
+  const auto taken = folder.path() / "taken";
+  AtomicFile file(taken);
   file.write("x");
+  std::filesystem::create_directories(taken / "inside");
+  CHECK(contains(error_of([&] { const AtomicFile second(taken); }), "a folder"));
   CHECK_THROWS_AS(file.commit(), Error);
   CHECK(entries(folder.path()) == 1);
+}
+
+TEST_CASE("a pipe or a device is not replaced by a file") {
+  const TemporaryFolder folder;
+  const auto pipe = folder.path() / "pipe";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  std::filesystem::create_symlink(pipe, folder.path() / "link");
+  CHECK(contains(error_of([&] { const AtomicFile file(pipe); }), "not a regular file"));
+  CHECK(contains(error_of([&] { const AtomicFile file(folder.path() / "link"); }), "not a regular file"));
+  CHECK(std::filesystem::is_fifo(pipe));
+  CHECK(entries(folder.path()) == 2);
 }
 
 TEST_CASE("a full device is an error, not a short file") {

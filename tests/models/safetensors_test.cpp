@@ -3,7 +3,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/golden.h"
 #include "tests/support/host_array.h"
-#include "tests/support/temporary.h"
+#include "tests/support/temporary_folder.h"
 
 #include <cstring>
 #include <fstream>

@@ -5,7 +5,7 @@
 #include "models/pickle.h"
 #include "tests/support/catch.h"
 #include "tests/support/golden.h"
-#include "tests/support/temporary.h"
+#include "tests/support/temporary_folder.h"
 
 #include <cmath>
 #include <fstream>

@@ -5,7 +5,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/golden.h"
 #include "tests/support/host_array.h"
-#include "tests/support/temporary.h"
+#include "tests/support/temporary_folder.h"
 #include "visualize/attention_pictures.h"
 #include "visualize/drawing.h"
 
