@@ -50,11 +50,12 @@ int run_program(int argc, char** argv) {
   dino::add_eval_command(app, run);
   dino::add_attention_command(app, run);
   dino::add_data_command(app, run);
+  dino::add_bench_command(app, run);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  const bool is_train = !arguments.empty() && arguments.front() == "train";
+  const bool takes_keys = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "bench");
   for (std::string& argument : arguments) {
-    if (is_train) argument = with_underscores(argument);
+    if (takes_keys) argument = with_underscores(argument);
   }
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
   try {

@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/config_options.h"
 #include "cli/machine.h"
 #include "data/dataset.h"
 #include "evaluate/knn_monitor.h"
@@ -17,13 +18,11 @@ struct Options {
   std::string config;
   bool resume = false;
   bool print_config = false;
-  std::vector<std::pair<std::string, std::string>> overrides;
+  std::shared_ptr<ConfigOverrides> overrides = std::make_shared<ConfigOverrides>();
 };
 
 int train_command(const Options& options) {
-  TrainConfig config = options.config.empty() ? TrainConfig() : read_config(options.config);
-  for (const auto& [key, value] : options.overrides) override_config(config, key, value);
-  check_config(config);
+  const TrainConfig config = effective_config(options.config, *options.overrides);
   if (options.print_config) {
     fmt::print("{}", write_config(config));
     return 0;
@@ -35,16 +34,6 @@ int train_command(const Options& options) {
   SingleProcess communicator;
   return train(*context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
                make_knn_monitor(*context, config));
-}
-
-/// Reports a word of the command line that nothing takes.
-void refuse(const std::string& word) {
-  if (!word.starts_with("--")) throw CLI::ValidationError(word, "unexpected argument");
-  std::vector<std::string_view> names{"resume", "print_config", "help"};
-  const std::vector<ConfigKey> keys = config_keys();
-  for (const ConfigKey& key : keys) names.push_back(key.name);
-  const std::string name = word.substr(2, word.find('=') - 2);
-  throw CLI::ValidationError("--" + name, fmt::format("unknown option; try --{}", nearest_name(name, names)));
 }
 
 }  // namespace
@@ -62,20 +51,10 @@ void add_train_command(CLI::App& app, Run& run) {
       ->type_name("FILE");
   command->add_flag("--resume", options->resume, "continue the run in output_dir from its newest checkpoint");
   command->add_flag("--print_config", options->print_config, "write the effective configuration and stop");
-  for (const ConfigKey& key : config_keys()) {
-    const std::string name(key.name);
-    const auto set = [options, name](const CLI::results_t& words) {
-      options->overrides.emplace_back(name, fmt::format("{}", fmt::join(words, " ")));
-      return true;
-    };
-    CLI::Option* option =
-        command->add_option("--" + name, set, fmt::format("{} (default: {})", key.comment, key.default_value));
-    option->group(std::string(key.section))->type_name(key.is_list ? "LIST" : "VALUE")->type_size(1);
-    key.is_list ? option->expected(1, 16) : option->expected(1);
-  }
+  add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant
   command->callback([command, options, &run] {
-    for (const std::string& word : command->remaining()) refuse(word);
+    refuse_extras(*command, {"resume", "print_config", "help"});
     run = [options] { return train_command(*options); };
   });
 }

@@ -4,10 +4,12 @@
 Needs PyTorch (Debian: python3-torch). Prints one JSON object. Options have the names of `dino_cuda bench step`.
 """
 import argparse
+import contextlib
 import copy
 import json
 import math
 import platform
+import resource
 import statistics
 import time
 
@@ -18,10 +20,17 @@ from torch.nn import functional as F
 ARCHS = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12)}
 
 
+def drop_path(x, rate, training):
+    if rate == 0 or not training:
+        return x
+    return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - rate).div_(1 - rate)
+
+
 class Block(nn.Module):
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, drop_path_rate):
         super().__init__()
         self.heads = heads
+        self.drop_path_rate = drop_path_rate
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -33,18 +42,19 @@ class Block(nn.Module):
         images, tokens, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(images, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         attention = (q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5).softmax(-1)
-        x = x + self.proj((attention @ v).transpose(1, 2).reshape(images, tokens, width))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        y = self.proj((attention @ v).transpose(1, 2).reshape(images, tokens, width))
+        x = x + drop_path(y, self.drop_path_rate, self.training)
+        return x + drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))), self.drop_path_rate, self.training)
 
 
 class Vit(nn.Module):
-    def __init__(self, width, depth, heads, patch, size):
+    def __init__(self, width, depth, heads, patch, size, drop_path_rate):
         super().__init__()
         self.patch, self.grid = patch, size // patch
         self.embed = nn.Conv2d(3, width, patch, patch)
         self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.positions = nn.Parameter(torch.randn(1, 1 + self.grid**2, width) * 0.02)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in torch.linspace(0, drop_path_rate, depth).tolist())
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, images):
@@ -73,28 +83,39 @@ class Head(nn.Module):
         return self.last(F.normalize(self.mlp(x), dim=-1))
 
 
+def machine_name():
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(": ", 1)[1].strip()
+    return platform.machine()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", choices=ARCHS, default="vit_small")
     parser.add_argument("--depth", type=int)
-    parser.add_argument("--patch-size", type=int, default=16)
-    parser.add_argument("--global-size", type=int, default=224)
-    parser.add_argument("--local-size", type=int, default=96)
-    parser.add_argument("--local-crops", type=int, default=8)
-    parser.add_argument("--out-dim", type=int, default=65536)
+    parser.add_argument("--patch_size", "--patch-size", type=int, default=16)
+    parser.add_argument("--global_crops_size", "--global-crops-size", type=int, default=224)
+    parser.add_argument("--local_crops_size", "--local-crops-size", type=int, default=96)
+    parser.add_argument("--local_crops_number", "--local-crops-number", type=int, default=8)
+    parser.add_argument("--out_dim", "--out-dim", type=int, default=65536)
+    parser.add_argument("--drop_path_rate", "--drop-path-rate", type=float, default=0.1)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="the output is JSON with or without it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
     width, depth, heads = ARCHS[args.arch]
-    student = nn.ModuleList([Vit(width, args.depth or depth, heads, args.patch_size, args.global_size), Head(width, args.out_dim)])
+    student = nn.ModuleList([Vit(width, args.depth or depth, heads, args.patch_size, args.global_crops_size, args.drop_path_rate), Head(width, args.out_dim)])
     with torch.no_grad():
         student[1].last(torch.zeros(1, 256))  # weight_norm leaves a computed tensor behind, which a copy cannot take along
-        teacher = nn.ModuleList([Vit(width, args.depth or depth, heads, args.patch_size, args.global_size), Head(width, args.out_dim)])
+        teacher = nn.ModuleList([Vit(width, args.depth or depth, heads, args.patch_size, args.global_crops_size, 0), Head(width, args.out_dim)])
         teacher.load_state_dict(copy.deepcopy(student.state_dict()))
     for p in teacher.parameters():
         p.requires_grad = False
@@ -103,8 +124,8 @@ def main():
     others = [p for p in trained if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.04}, {"params": others, "weight_decay": 0.0}], lr=1e-5)
     center = torch.zeros(1, args.out_dim)
-    crops = [torch.randn(args.batch, 3, args.global_size, args.global_size) for _ in range(2)]
-    crops += [torch.randn(args.batch, 3, args.local_size, args.local_size) for _ in range(args.local_crops)]
+    crops = [torch.randn(args.batch, 3, args.global_crops_size, args.global_crops_size) for _ in range(2)]
+    crops += [torch.randn(args.batch, 3, args.local_crops_size, args.local_crops_size) for _ in range(args.local_crops_number)]
 
     def step():
         nonlocal center
@@ -112,7 +133,7 @@ def main():
             with torch.no_grad():
                 targets = teacher[1](teacher[0](torch.cat(crops[:2])))
             features = [student[0](torch.cat(crops[:2]))]
-            if args.local_crops:
+            if args.local_crops_number:
                 features.append(student[0](torch.cat(crops[2:])))
             logits = student[1](torch.cat(features))
         probabilities = ((targets.float() - center) / 0.04).softmax(-1).chunk(2)
@@ -132,20 +153,24 @@ def main():
                 t.mul_(0.996).add_(s, alpha=0.004)
         return loss.item()
 
-    step()
-    times = []
+    for _ in range(args.warmup):
+        step()
+    times, cpu_times = [], []
     for _ in range(args.steps):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         loss = step()
         times.append(time.perf_counter() - start)
+        cpu_times.append(time.process_time() - cpu_start)
     if not math.isfinite(loss):
         raise SystemExit("the loss is not finite")
     median = statistics.median(times)
     print(json.dumps({
-        "implementation": "pytorch " + torch.__version__, "arch": args.arch, "patch_size": args.patch_size, "batch": args.batch,
-        "global_size": args.global_size, "local_size": args.local_size, "local_crops": args.local_crops, "out_dim": args.out_dim,
-        "precision": args.precision, "threads": args.threads, "machine": platform.processor() or platform.machine(),
-        "steps": args.steps, "step_ms": round(1000 * median, 1), "images_per_second": round(args.batch / median, 3)}))
+        "implementation": "pytorch " + torch.__version__, "version": torch.__version__, "device": "cpu", "arch": args.arch, "patch_size": args.patch_size, "batch": args.batch,
+        "global_crops_size": args.global_crops_size, "local_crops_size": args.local_crops_size, "local_crops_number": args.local_crops_number, "out_dim": args.out_dim,
+        "precision": args.precision, "threads": args.threads, "machine": machine_name(),
+        "steps": args.steps, "step_ms": round(1000 * median, 1), "images_per_second": args.batch / median,
+        "cpu_seconds_per_image": statistics.median(cpu_times) / args.batch,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "loss": loss}))
 
 
 if __name__ == "__main__":

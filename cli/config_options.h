@@ -1,0 +1,28 @@
+#pragma once
+
+#include "train/config.h"
+
+#include <CLI/CLI.hpp>
+
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dino {
+
+/// Keys of the configuration as the command line gave them, in its order.
+using ConfigOverrides = std::vector<std::pair<std::string, std::string>>;
+
+/// Makes every key of the configuration an option of `command`, which adds to `overrides`.
+void add_config_options(CLI::App& command, const std::shared_ptr<ConfigOverrides>& overrides);
+
+/// The file's configuration (the defaults where `path` is empty) under the command line's keys. Throws Error.
+TrainConfig effective_config(const std::string& path, const ConfigOverrides& overrides);
+
+/// Reports the words that no option took, with the name that was probably meant: a key, or one of `others`. For a
+/// command that allows extras.
+void refuse_extras(const CLI::App& command, std::initializer_list<std::string_view> others);
+
+}  // namespace dino
