@@ -29,13 +29,27 @@ constexpr std::array<std::string_view, 13> kChangeable = {
     "epochs",    "data_path",      "output_dir",    "saveckp_freq", "num_workers",     "threads",  "device",
     "knn_every", "knn_train_path", "knn_test_path", "knn_k",        "knn_temperature", "precision"};
 
-std::int64_t integer_of(const SafetensorsFile& file, const std::string& key) {
+template <typename Number>
+Number number_of(const SafetensorsFile& file, const std::string& key) {
   const std::string& text = file.metadata(key);
-  std::int64_t value = 0;
+  Number value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  require(error == std::errc() && end == text.data() + text.size() && value >= 0, "checkpoint",
-          "the metadata {} is damaged; got {}, expected a number", key, text);
+  require(error == std::errc() && end == text.data() + text.size(), "checkpoint", "its {} is not a number; got \"{}\"",
+          key, text);
   return value;
+}
+
+/// Calls `read`, and says what can be done where the file turns out not to be what was written.
+template <typename Read>
+auto or_say_damaged(const fs::path& path, const Read& read) {
+  try {
+    return read();
+  } catch (const Error& error) {
+    fail("checkpoint",
+         "{} is damaged: {}; try a kept one in its place (best.safetensors, epoch_NNNN.safetensors), or another "
+         "--output_dir for a new run",
+         path.string(), error.what());
+  }
 }
 
 /// The line of each key in a written configuration, without the comment.
@@ -53,8 +67,8 @@ std::map<std::string, std::string> lines_by_key(const TrainConfig& config) {
   return lines;
 }
 
-void require_same_run(const fs::path& path, const SafetensorsFile& file, const TrainConfig& config) {
-  const auto before = lines_by_key(parse_config(file.metadata("config"), path.string()));
+void require_same_run(const fs::path& path, const TrainConfig& of_checkpoint, const TrainConfig& config) {
+  const auto before = lines_by_key(of_checkpoint);
   for (const auto& [key, value] : lines_by_key(config)) {
     if (std::find(kChangeable.begin(), kChangeable.end(), key) != kChangeable.end()) continue;
     require(before.at(key) == value, "checkpoint",
@@ -95,32 +109,37 @@ void write_checkpoint(const fs::path& path, StudentTeacher& networks, const Trai
 }
 
 TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config) {
-  const SafetensorsFile file = SafetensorsFile::read(path);
-  require_same_run(path, file, config);
-  ParameterStore& store = networks.store();
+  const SafetensorsFile file = or_say_damaged(path, [&] { return SafetensorsFile::read(path); });
+  require_same_run(path, or_say_damaged(path, [&] { return parse_config(file.metadata("config"), "its config"); }),
+                   config);
   // Everything is looked at before anything is changed.
-  for (const NamedFlat& named : kFlats) {
-    for (const ParameterInfo& info : networks.layout().infos()) {
-      require_array(file[named.prefix + info.name], DType::float32, info.shape, path.string(),
-                    named.prefix + info.name);
+  const TrainingPosition position = or_say_damaged(path, [&] {
+    const auto check = [&](const std::string& name, DType dtype, const Shape& shape) {
+      require_array(file[name], dtype, shape, path.string(), name);
+    };
+    for (const NamedFlat& named : kFlats) {
+      for (const ParameterInfo& info : networks.layout().infos())
+        check(named.prefix + info.name, DType::float32, info.shape);
     }
-  }
-  const ConstArray center = file["center"];
-  const ConstArray counts = file["optimizer.update_counts"];
-  require_array(center, DType::float32, networks.center().shape(), path.string(), "center");
-  require_array(counts, DType::int64, Shape{static_cast<std::int64_t>(networks.layout().infos().size())}, path.string(),
-                "optimizer.update_counts");
-  TrainingPosition position{.epoch = integer_of(file, "epoch"),
-                            .batch = integer_of(file, "batch"),
-                            .step = integer_of(file, "step"),
-                            .best_score = std::stod(file.metadata("best_score"))};
+    check("center", DType::float32, networks.center().shape());
+    check("optimizer.update_counts", DType::int64, Shape{static_cast<std::int64_t>(networks.layout().infos().size())});
+    const TrainingPosition found{.epoch = number_of<std::int64_t>(file, "epoch"),
+                                 .batch = number_of<std::int64_t>(file, "batch"),
+                                 .step = number_of<std::int64_t>(file, "step"),
+                                 .best_score = number_of<double>(file, "best_score")};
+    require(found.epoch >= 0 && found.batch >= 0 && found.step >= 0, "checkpoint",
+            "its position is negative; got epoch {}, batch {}, step {}", found.epoch, found.batch, found.step);
+    return found;
+  });
+  ParameterStore& store = networks.store();
   for (const NamedFlat& named : kFlats) {
     for (const ParameterId id : networks.layout().ids()) {
       Tensor window = store.window(store.*named.flat, id);
       store.context.copy_from_host(file[named.prefix + networks.layout()[id].name], window);
     }
   }
-  store.context.copy_from_host(center, networks.center());
+  store.context.copy_from_host(file["center"], networks.center());
+  const ConstArray counts = file["optimizer.update_counts"];
   std::copy_n(counts.as<std::int64_t>(), counts.size(), networks.update_counts().begin());
   store.refresh_working_copies();
   return position;

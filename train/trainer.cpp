@@ -45,7 +45,10 @@ MultiCropOptions crop_options(const TrainConfig& c) {
 
 void require_output_dir(const TrainConfig& config, StartMode start) {
   const fs::path dir = config.output_dir;
-  const bool has_run = find_checkpoint(dir) || fs::exists(dir / "log.jsonl");
+  // A run that failed before its first step left an empty log, and nothing that is worth keeping.
+  std::error_code none;
+  const auto log_bytes = fs::file_size(dir / "log.jsonl", none);
+  const bool has_run = none ? find_checkpoint(dir).has_value() : log_bytes > 0;
   if (start == StartMode::fresh) {
     require(!has_run, "train", "{} holds a run already; try --resume to continue it, or another --output_dir",
             dir.string());
@@ -93,11 +96,14 @@ class Trainer {
             images.size(), config.batch_size_per_gpu, config.accumulation, communicator.size());
     global_batch_ = std::int64_t{config.batch_size_per_gpu} * config.accumulation * communicator.size();
     schedules_ = make_schedules(config, steps_per_epoch_, global_batch_);
+    require_position_fits();
+    // A run that was stopped after the last batch of an epoch has yet to finish that epoch.
+    const bool epoch_read = position_.batch == batches_per_epoch_;
     const std::uint64_t seed = static_cast<std::uint64_t>(config.seed);
     loader_ = std::make_unique<Loader>(images, sampler, multi_crop_views(crop_options(config), seed),
                                        LoaderOptions{.threads = config.num_workers,
-                                                     .epoch = position_.epoch,
-                                                     .batch = position_.batch,
+                                                     .epoch = position_.epoch + (epoch_read ? 1 : 0),
+                                                     .batch = epoch_read ? 0 : position_.batch,
                                                      .end_epoch = config.epochs});
   }
 
@@ -133,6 +139,17 @@ class Trainer {
  private:
   bool writes() const { return communicator_.rank() == 0; }
   void save(const std::string& name) { write_checkpoint(dir_ / name, networks_, config_, position_); }
+
+  /// The position counts in epochs and batches of this many pictures.
+  void require_position_fits() const {
+    const TrainingPosition& p = position_;
+    const bool fits = p.batch <= batches_per_epoch_ && p.batch % config_.accumulation == 0 &&
+                      p.step == p.epoch * steps_per_epoch_ + p.batch / config_.accumulation;
+    require(fits && p.epoch <= config_.epochs, "train",
+            "{} is at step {}, in batch {} of epoch {}, which is no place in {} epochs of {} batches; try the pictures "
+            "and epochs of the run before, or another --output_dir",
+            (dir_ / kLastCheckpoint).string(), p.step, p.batch, p.epoch, config_.epochs, batches_per_epoch_);
+  }
 
   std::string describe() const {
     return fmt::format("{} parameters, {} steps of {} images per epoch, {} epochs, {}{}",

@@ -1,0 +1,358 @@
+// Whole training runs of tiny networks: going on after a stop, adding up micro-batches, every kind of optimiser.
+#include "train/trainer.h"
+
+#include "engine/files.h"
+#include "models/safetensors.h"
+#include "tests/support/catch.h"
+#include "tests/support/host_array.h"
+#include "tests/support/pictures.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_training.h"
+
+#include <nlohmann/json.hpp>
+
+#include <csignal>
+#include <cstring>
+#include <map>
+#include <sstream>
+
+namespace dino {
+namespace {
+
+using test::check_close;
+using test::DrawnPictures;
+using test::error_of;
+using test::TemporaryFolder;
+using test::tiny_config;
+
+/// Does something in the middle of the n-th optimiser step, counted from 0 in this process.
+class Incident final : public Communicator {
+ public:
+  Incident(int step, std::function<void()> happen) : step_(step), happen_(std::move(happen)) {}
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void all_reduce_sum(const Array& values, Stream&) override {
+    if (values.size() != 3) return;  // the losses, once a step
+    if (steps_++ == step_) happen_();
+  }
+  void barrier() override {}
+
+ private:
+  int step_;
+  int steps_ = 0;
+  std::function<void()> happen_;
+};
+
+struct Crash : std::runtime_error {
+  Crash() : std::runtime_error("crash") {}
+};
+
+int run(const TrainConfig& config, const ImageSource& images, StartMode start, const Evaluator& evaluator = {}) {
+  const auto context = make_cpu_context();
+  SingleProcess communicator;
+  return train(*context, communicator, config, images, start, evaluator);
+}
+
+int run_with(Incident incident, const TrainConfig& config, const ImageSource& images, StartMode start,
+             const Evaluator& evaluator = {}) {
+  const auto context = make_cpu_context();
+  return train(*context, incident, config, images, start, evaluator);
+}
+
+/// The log without what depends on the machine's speed.
+std::vector<std::string> log_lines(const std::filesystem::path& folder, const char* name = "log.jsonl") {
+  std::vector<std::string> lines;
+  std::stringstream text(read_text_file(folder / name));
+  for (std::string line; std::getline(text, line);) {
+    auto json = nlohmann::ordered_json::parse(line);
+    json.erase("images_per_second");
+    json.erase("data_wait_share");
+    lines.push_back(json.dump());
+  }
+  return lines;
+}
+
+/// Every tensor and the position, bit for bit.
+void check_same_checkpoint(const std::filesystem::path& got, const std::filesystem::path& expected) {
+  const SafetensorsFile a = SafetensorsFile::read(got);
+  const SafetensorsFile b = SafetensorsFile::read(expected);
+  REQUIRE(a.names() == b.names());
+  int compared = 0;
+  for (const std::string& name : a.names()) {
+    INFO(name);
+    REQUIRE(a[name].size_bytes() == b[name].size_bytes());
+    CHECK(std::memcmp(a[name].data(), b[name].data(), a[name].size_bytes()) == 0);
+    ++compared;
+  }
+  CHECK(compared > 100);
+  for (const char* key : {"epoch", "batch", "step", "best_score"}) CHECK(a.metadata(key) == b.metadata(key));
+}
+
+/// A score that depends on the networks.
+Evaluation center_score(StudentTeacher& networks) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < networks.center().size(); ++i)
+    sum += std::abs(load_double(networks.center().const_array(), i));
+  return {.score = sum,
+          .summary = "measured",
+          .numbers = std::make_shared<nlohmann::ordered_json>(nlohmann::ordered_json{{"center", sum}})};
+}
+
+// 11 pictures, 2 micro-batches of 2 a step: an epoch has 5 micro-batches, so 2 steps and one left over.
+// 12 pictures, 1 of 3: 4 steps and nothing left over.
+struct Course {
+  int pictures, batch, accumulation;
+  std::vector<int> stops;  // within an epoch, after its last step, after the last of all
+};
+const Course kCourses[] = {{11, 2, 2, {0, 1, 2, 5}}, {12, 3, 1, {1, 3, 4, 11}}};
+
+TEST_CASE("A run that was stopped and resumed equals one that was not, bit for bit") {
+  for (const Course& course : kCourses) {
+    const DrawnPictures images(course.pictures);
+    const TemporaryFolder folder;
+    TrainConfig config = tiny_config();
+    config.batch_size_per_gpu = course.batch;
+    config.accumulation = course.accumulation;
+    config.knn_every = 1;
+    config.output_dir = (folder.path() / "whole").string();
+    REQUIRE(run(config, images, StartMode::fresh, center_score) == 0);
+    const std::filesystem::path whole = config.output_dir;
+    const int steps_per_epoch = course.pictures / course.batch / course.accumulation;
+    const auto expected = log_lines(whole);
+    REQUIRE(expected.size() == static_cast<std::size_t>(3 * steps_per_epoch));
+
+    for (const int step : course.stops) {
+      for (const bool crash : {false, true}) {
+        INFO(course.pictures << " pictures, " << (crash ? "crashed" : "interrupted") << " at step " << step);
+        config.output_dir = (folder.path() / fmt::format("{}{}", crash ? "crash" : "stop", step)).string();
+        config.num_workers = 1;
+        if (crash) {
+          REQUIRE_THROWS_AS(
+              run_with(Incident(step, [] { throw Crash(); }), config, images, StartMode::fresh, center_score), Crash);
+        } else {
+          const int status =
+              run_with(Incident(step, [] { std::raise(SIGTERM); }), config, images, StartMode::fresh, center_score);
+          REQUIRE(status == 128 + SIGTERM);
+          REQUIRE(log_lines(config.output_dir).size() == static_cast<std::size_t>(step + 1));
+        }
+        config.num_workers = 3;
+        REQUIRE(run(config, images, StartMode::resume, center_score) == 0);
+        check_same_checkpoint(std::filesystem::path(config.output_dir) / kLastCheckpoint, whole / kLastCheckpoint);
+        check_same_checkpoint(std::filesystem::path(config.output_dir) / kBestCheckpoint, whole / kBestCheckpoint);
+        CHECK(log_lines(config.output_dir) == expected);
+        CHECK(log_lines(config.output_dir, "knn.jsonl") == log_lines(whole, "knn.jsonl"));
+      }
+    }
+  }
+}
+
+TEST_CASE("Resuming a finished run changes nothing, and more epochs go on from it") {
+  const DrawnPictures images(8);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.epochs = 1;
+  config.output_dir = (folder.path() / "run").string();
+  REQUIRE(run(config, images, StartMode::fresh) == 0);
+  const std::string before = read_text_file(folder.path() / "run" / kLastCheckpoint);
+  const auto lines = log_lines(config.output_dir);
+  REQUIRE(run(config, images, StartMode::resume) == 0);
+  CHECK(read_text_file(folder.path() / "run" / kLastCheckpoint) == before);
+  CHECK(log_lines(config.output_dir) == lines);
+  config.epochs = 2;
+  REQUIRE(run(config, images, StartMode::resume) == 0);
+  CHECK(log_lines(config.output_dir).size() == 2 * lines.size());
+}
+
+/// Every file of a folder.
+std::map<std::string, std::string> contents(const std::filesystem::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    files[entry.path().filename().string()] = read_text_file(entry.path());
+  return files;
+}
+
+TEST_CASE("A damaged checkpoint is refused, and every file of the run stays as it is") {
+  const DrawnPictures images(4);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.epochs = 1;
+  config.output_dir = folder.path().string();
+  REQUIRE(run(config, images, StartMode::fresh) == 0);
+  const std::string whole = read_text_file(folder.path() / kLastCheckpoint);
+  const auto changed = [&](std::string_view from, std::string_view to) {
+    std::string text = whole;
+    const std::size_t at = text.find(from);
+    REQUIRE(at != std::string::npos);
+    REQUIRE(from.size() == to.size());
+    return text.replace(at, to.size(), to);
+  };
+  const std::map<std::string, std::string> damages = {
+      {"empty", ""},
+      {"cut in the header", whole.substr(0, 100)},
+      {"cut by one byte", whole.substr(0, whole.size() - 1)},
+      {"zeros", std::string(whole.size(), '\0')},
+      {"text", "these are not the weights you are looking for"},
+      {"no center", changed("\"center\"", "\"renter\"")},
+      {"no second moment",
+       changed("optimizer.second_moment.backbone.cls_token", "optimizer.second_moment.backbone.cls_tokem")},
+      {"another shape", changed("\"dtype\":\"F32\",\"shape\":[48]", "\"dtype\":\"I32\",\"shape\":[48]")},
+      {"position", changed("\"step\":\"2\"", "\"step\":\"x\"")},
+      {"negative position", changed("\"batch\":\"0\",", "\"batch\":\"-\",")},
+      {"score", changed("\"best_score\":\"-1\"", "\"best_score\":\"a1\"")},
+      {"config", changed("patch_size = 8", "patch_size = x")}};
+  for (const auto& [what, content] : damages) {
+    INFO(what);
+    folder.write(kLastCheckpoint, content);
+    const auto before = contents(folder.path());
+    const std::string error = error_of([&] { run(config, images, StartMode::resume); });
+    INFO(error);
+    CHECK(error.starts_with("[checkpoint] " + (folder.path() / kLastCheckpoint).string() + " is damaged: "));
+    CHECK(error.find("; try ") != std::string::npos);
+    CHECK(error.find('\n') == std::string::npos);
+    CHECK(contents(folder.path()) == before);
+  }
+  // Sound, but of another run.
+  folder.write(kLastCheckpoint, whole);
+  const auto before = contents(folder.path());
+  config.student_temp = 0.2;
+  CHECK(error_of([&] { run(config, images, StartMode::resume); }).find("student_temp = 0.1; got 0.2") !=
+        std::string::npos);
+  config.student_temp = 0.1;
+  CHECK(error_of([&] { run(config, DrawnPictures(20), StartMode::resume); }).find("try the pictures and epochs") !=
+        std::string::npos);
+  CHECK(error_of([&] { run(config, images, StartMode::fresh); }).find("holds a run already") != std::string::npos);
+  CHECK(contents(folder.path()) == before);
+  CHECK(run(config, images, StartMode::resume) == 0);
+}
+
+TEST_CASE("A run that failed before its first step does not stand in the way of the next") {
+  const DrawnPictures images(4);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.epochs = 1;
+  config.output_dir = folder.path().string();
+  REQUIRE_THROWS_AS(run_with(Incident(0, [] { throw Crash(); }), config, images, StartMode::fresh), Crash);
+  CHECK(run(config, images, StartMode::fresh) == 0);
+  CHECK(log_lines(folder.path()).size() == 2);
+}
+
+TEST_CASE("Two micro-batches make the step of one batch of twice the size") {
+  const DrawnPictures images(16);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.optimizer = "sgd";  // the step is in proportion to the gradient; Adam's first steps are its sign
+  config.drop_path_rate = 0.5;
+  config.freeze_last_layer = 0;
+  config.norm_last_layer = false;
+  config.epochs = 1;
+  config.warmup_epochs = 0;
+  config.batch_size_per_gpu = 4;
+  config.output_dir = (folder.path() / "one").string();
+  REQUIRE(run(config, images, StartMode::fresh) == 0);
+  config.batch_size_per_gpu = 2;
+  config.accumulation = 2;
+  config.output_dir = (folder.path() / "two").string();
+  REQUIRE(run(config, images, StartMode::fresh) == 0);
+
+  const auto one = log_lines(folder.path() / "one");
+  const auto two = log_lines(folder.path() / "two");
+  REQUIRE((one.size() == 4 && two.size() == 4));
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    const auto a = nlohmann::json::parse(one[i]);
+    const auto b = nlohmann::json::parse(two[i]);
+    for (const char* key : {"loss", "grad_norm", "entropy", "kl", "lr"}) {
+      const double expected = a.at(key).get<double>();
+      INFO("step " << i << ", " << key << ": got " << b.at(key) << ", expected " << expected);
+      CHECK(std::abs(b.at(key).get<double>() - expected) <= 2e-5 * std::abs(expected));
+    }
+  }
+  const SafetensorsFile expected = SafetensorsFile::read(folder.path() / "one" / kLastCheckpoint);
+  const SafetensorsFile got = SafetensorsFile::read(folder.path() / "two" / kLastCheckpoint);
+  for (const std::string& name : expected.names()) {
+    if (name == "optimizer.update_counts" || name.starts_with("optimizer.second_moment")) continue;
+    // The key third of this bias has no true gradient, so its momentum is rounding.
+    const bool rounding = name.starts_with("optimizer.") && name.ends_with("qkv.bias");
+    check_close(got[name], expected[name], rounding ? 1e-2 : 5e-5, name);
+  }
+}
+
+/// Largest change of a tensor in the checkpoint `after`; infinite where one is not finite.
+double change(const SafetensorsFile& before, const SafetensorsFile& after, const std::string& name) {
+  return test::difference(after[name], before[name]).largest;
+}
+
+TEST_CASE("Every optimiser and every variant of the networks trains") {
+  struct Variant {
+    const char* name;
+    void (*set)(TrainConfig&);
+  };
+  const Variant variants[] = {{"adamw", [](TrainConfig&) {}},
+                              {"sgd", [](TrainConfig& c) { c.optimizer = "sgd"; }},
+                              {"lars", [](TrainConfig& c) { c.optimizer = "lars"; }},
+                              {"batch norm", [](TrainConfig& c) { c.use_bn_in_head = true; }},
+                              {"drop path", [](TrainConfig& c) { c.drop_path_rate = 0.5; }},
+                              {"no drop path", [](TrainConfig& c) { c.drop_path_rate = 0; }},
+                              {"free last layer", [](TrainConfig& c) { c.norm_last_layer = false; }},
+                              {"one-layer head", [](TrainConfig& c) { c.head_layers = 1; }},
+                              {"no local crops", [](TrainConfig& c) { c.local_crops_number = 0; }},
+                              {"no clipping", [](TrainConfig& c) { c.clip_grad = 0; }},
+                              {"bf16", [](TrainConfig& c) { c.precision = "bf16"; }}};
+  const DrawnPictures images(8);
+  for (const Variant& variant : variants) {
+    INFO(variant.name);
+    const TemporaryFolder folder;
+    TrainConfig config = tiny_config();
+    config.epochs = 1;
+    config.warmup_epochs = 0;
+    config.freeze_last_layer = 0;
+    config.momentum_teacher = 0.9;
+    config.output_dir = folder.path().string();
+    variant.set(config);
+    // The checkpoint of the state before the first step, which is there in the middle of it.
+    const std::filesystem::path initial = folder.path() / "initial.safetensors";
+    Incident copy(0, [&] { std::filesystem::copy_file(folder.path() / kLastCheckpoint, initial); });
+    REQUIRE(run_with(std::move(copy), config, images, StartMode::fresh) == 0);
+    const auto lines = log_lines(folder.path());
+    REQUIRE(lines.size() == 4);
+    for (const std::string& line : lines) {
+      const auto json = nlohmann::json::parse(line);
+      REQUIRE(json.at("loss").is_number());  // NaN would be null
+      CHECK(json.at("loss").get<double>() > 0);
+      CHECK(json.at("grad_norm").get<double>() > 0);
+    }
+    const SafetensorsFile before = SafetensorsFile::read(initial);
+    const SafetensorsFile after = SafetensorsFile::read(folder.path() / kLastCheckpoint);
+    for (const std::string& name : after.names()) {
+      if (!name.starts_with("student.") && !name.starts_with("teacher.") && name != "center") continue;
+      INFO(name);
+      const double moved = change(before, after, name);
+      CHECK(std::isfinite(moved));
+      // With norm_last_layer the rows' lengths are fixed at 1.
+      const bool fixed = name.ends_with("weight_g") && config.norm_last_layer;
+      if (fixed) CHECK(moved == 0);
+      if (!fixed) CHECK(moved > 0);
+    }
+  }
+}
+
+TEST_CASE("The last layer stays as it is while it is frozen, and norm_last_layer fixes its rows' lengths") {
+  const DrawnPictures images(4);
+  for (const int frozen_epochs : {0, 1}) {
+    const TemporaryFolder folder;
+    TrainConfig config = tiny_config();
+    config.epochs = 1;
+    config.warmup_epochs = 0;
+    config.freeze_last_layer = frozen_epochs;
+    config.output_dir = folder.path().string();
+    const std::filesystem::path initial = folder.path() / "initial.safetensors";
+    Incident copy(0, [&] { std::filesystem::copy_file(folder.path() / kLastCheckpoint, initial); });
+    REQUIRE(run_with(std::move(copy), config, images, StartMode::fresh) == 0);
+    const SafetensorsFile before = SafetensorsFile::read(initial);
+    const SafetensorsFile after = SafetensorsFile::read(folder.path() / kLastCheckpoint);
+    CHECK((change(before, after, "student.head.last_layer.weight_v") == 0) == (frozen_epochs == 1));
+    CHECK(change(before, after, "student.backbone.cls_token") > 0);
+  }
+}
+
+}  // namespace
+}  // namespace dino
