@@ -17,6 +17,6 @@ resume=()
 [ -d "$run" ] && resume=(--resume)
 ./dino_cuda train configs/scenes.toml --data_path "$scenes/train" --output_dir "$run" "${resume[@]}" "$@"
 
-./dino_cuda eval scenes --weights "$run/last.safetensors" --data "$scenes" | tee "$run/evaluation.txt"
+./dino_cuda eval scenes --weights "$run/last.safetensors" --data "$scenes" --image-size 96 | tee "$run/evaluation.txt"
 ./dino_cuda attention "$scenes"/test/*/000.png --limit 12 --weights "$run/last.safetensors" --image-size 96 --output "$run/attention"
 echo "Pictures of where it looks: $run/attention"

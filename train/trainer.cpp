@@ -45,10 +45,10 @@ MultiCropOptions crop_options(const TrainConfig& c) {
 
 void require_output_dir(const TrainConfig& config, StartMode start) {
   const fs::path dir = config.output_dir;
-  // A run that failed before its first step left an empty log, and nothing that is worth keeping.
+  // A run that failed before its first step left an empty log and no checkpoint: nothing that is worth keeping.
   std::error_code none;
   const auto log_bytes = fs::file_size(dir / "log.jsonl", none);
-  const bool has_run = none ? find_checkpoint(dir).has_value() : log_bytes > 0;
+  const bool has_run = find_checkpoint(dir).has_value() || (!none && log_bytes > 0);
   if (start == StartMode::fresh) {
     require(!has_run, "train", "{} holds a run already; try --resume to continue it, or another --output_dir",
             dir.string());

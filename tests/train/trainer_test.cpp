@@ -225,14 +225,15 @@ TEST_CASE("A damaged checkpoint is refused, and every file of the run stays as i
   CHECK(run(config, images, StartMode::resume) == 0);
 }
 
-TEST_CASE("A run that failed before its first step does not stand in the way of the next") {
+TEST_CASE("A run that failed before its first step can be resumed, and is not overwritten") {
   const DrawnPictures images(4);
   const TemporaryFolder folder;
   TrainConfig config = tiny_config();
   config.epochs = 1;
   config.output_dir = folder.path().string();
   REQUIRE_THROWS_AS(run_with(Incident(0, [] { throw Crash(); }), config, images, StartMode::fresh), Crash);
-  CHECK(run(config, images, StartMode::fresh) == 0);
+  CHECK_THROWS_AS(run(config, images, StartMode::fresh), Error);
+  CHECK(run(config, images, StartMode::resume) == 0);
   CHECK(log_lines(folder.path()).size() == 2);
 }
 
