@@ -1,12 +1,18 @@
 #include "cli/commands.h"
+#include "data/published.h"
 #include "data/scenes.h"
 #include "engine/progress.h"
+#include "kernels/common/error.h"
+#include "train/stop_signal.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 namespace dino {
 namespace {
@@ -59,11 +65,99 @@ void add_scenes(CLI::App& data, Run& run) {
   command->callback([options, &run] { run = [options] { return draw_scenes(*options); }; });
 }
 
+/// One bar for each step of getting a data set, in whole MiB.
+class StepBars {
+ public:
+  void update(std::string_view step, std::int64_t done, std::int64_t total) {
+    if (total == 0) return;  // a download of unknown size
+    if (step != step_) {
+      bar_.reset();  // ends the line of the last one
+      bar_.emplace(std::string(step), mebibytes(total));
+      step_ = step;
+      shown_ = -1;
+    }
+    const std::int64_t now = done >= total ? mebibytes(total) : done >> 20;
+    if (now != shown_) bar_->update(now, "MiB");
+    shown_ = now;
+  }
+
+ private:
+  static std::int64_t mebibytes(std::int64_t bytes) { return (bytes + (1 << 20) - 1) >> 20; }
+  std::optional<Progress> bar_;
+  std::string step_;
+  std::int64_t shown_ = -1;
+};
+
+struct GetOptions : FetchOptions {
+  std::string name;
+  std::string md5;
+};
+
+int get_dataset(const GetOptions& options) {
+  const auto sets = published_datasets();
+  PublishedDataset set = *std::find_if(sets.begin(), sets.end(),
+                                       [&](const PublishedDataset& known) { return known.name == options.name; });
+  if (!options.md5.empty()) {
+    // Another archive: only its folder has to be the same.
+    set.md5 = options.md5;
+    set.bytes = set.pictures = set.val_pictures = 0;
+  }
+  struct Interrupted {};
+  const StopSignal stop;
+  FetchedDataset found;
+  try {
+    StepBars bars;
+    found = fetch_dataset(set, options, [&](std::string_view step, std::int64_t done, std::int64_t total) {
+      if (StopSignal::received() != 0) throw Interrupted();
+      bars.update(step, done, total);
+    });
+  } catch (const Interrupted&) {
+    fmt::print(stderr, "dino_cuda: stopped; the same command continues the download\n");
+    return 128 + StopSignal::received();
+  }
+  fmt::print("{}: {} pictures to train on, {} to test with, {} classes{}\n", found.folder.string(), found.pictures,
+             found.val_pictures, found.classes, found.was_there ? " (it was there already)" : "");
+  fmt::print("Next: ./dino_cuda train {} --data_path {}\n", set.config, found.folder.string());
+  return 0;
+}
+
+void add_get(CLI::App& data, Run& run) {
+  std::string description =
+      "Download a published data set, check it and unpack it. A download that was interrupted is continued; a set that "
+      "is there already is left as it is.\n\n";
+  std::vector<std::string> names;
+  for (const PublishedDataset& set : published_datasets()) {
+    names.push_back(set.name);
+    description += fmt::format("  {}\n      {}\n      {}, {} MB\n      {}\n", set.name, set.title, set.url,
+                               set.bytes / 1'000'000, set.terms);
+  }
+  description +=
+      "\n  dino_cuda data get cifar10\n"
+      "  dino_cuda data get tiny-imagenet --from ~/Downloads/tiny-imagenet-200.zip\n";
+  CLI::App* command = data.add_subcommand("get", description);
+  auto options = std::make_shared<GetOptions>();
+  command->add_option("name", options->name, "which data set")->required()->check(CLI::IsMember(names));
+  command->add_option("--output", options->output, "folder that the set becomes a folder of")
+      ->capture_default_str()
+      ->type_name("DIR");
+  command->add_option("--from", options->from, "an archive on this machine, or another URL of it (http, https, file)")
+      ->type_name("FILE|URL");
+  command->add_flag("--keep-archive", options->keep_archive,
+                    "do not remove the downloaded archive once it is unpacked");
+  command
+      ->add_option("--md5", options->md5,
+                   "checksum to expect instead of the published one, for an archive of your own with a part of the "
+                   "set")
+      ->type_name("SUM");
+  command->callback([options, &run] { run = [options] { return get_dataset(*options); }; });
+}
+
 }  // namespace
 
 void add_data_command(CLI::App& app, Run& run) {
   CLI::App* command = app.add_subcommand("data", "Make or fetch data sets.");
   command->require_subcommand(1);
+  add_get(*command, run);
   add_scenes(*command, run);
 }
 
