@@ -2,6 +2,7 @@
 #include "data/dataset.h"
 #include "engine/progress.h"
 #include "evaluate/features.h"
+#include "evaluate/held_out.h"
 #include "evaluate/knn.h"
 #include "evaluate/knn_monitor.h"
 #include "kernels/common/error.h"
@@ -39,6 +40,11 @@ int eval_knn(const KnnOptions& options) {
   require(train->class_names() == test->class_names(), "eval knn",
           "{} and {} have different classes ({} and {}); try folders with the same sub-folders", options.train,
           options.test, train->class_names().size(), test->class_names().size());
+  if (same_pictures(*train, *test)) {
+    fmt::print(stderr,
+               "dino_cuda: the training and the test images are the same, so each finds itself; the accuracy says "
+               "nothing about new images\n");
+  }
 
   FeatureOptions features =
       FeatureOptions::for_image_size(options.image_px > 0 ? options.image_px : backbone.vit.config().image_px);
@@ -46,10 +52,12 @@ int eval_knn(const KnnOptions& options) {
   features.threads = options.threads;
   const auto extract = [&](const Dataset& images, const std::string& what) {
     Progress bar(what, images.size());
-    return extract_features(*context, backbone.vit, backbone.store, Network::student, images, features,
-                            [&](std::int64_t done, std::int64_t, double wait_s) {
-                              bar.update(done, fmt::format("| waited {:.1f} s for data", wait_s));
-                            });
+    FeatureTable table = extract_features(*context, backbone.vit, backbone.store, Network::student, images, features,
+                                          [&](std::int64_t done, std::int64_t, double wait_s) {
+                                            bar.update(done, fmt::format("| waited {:.1f} s for data", wait_s));
+                                          });
+    if (table.broken.count > 0) bar.message("dino_cuda: " + describe_broken(table));
+    return table;
   };
   const FeatureTable train_features = extract(*train, "training images");
   const FeatureTable test_features = extract(*test, "test images");
@@ -62,6 +70,7 @@ int eval_knn(const KnnOptions& options) {
                                    {"network", options.network},
                                    {"train_images", train_features.rows()},
                                    {"test_images", test_features.rows()},
+                                   {"broken_images", train_features.broken.count + test_features.broken.count},
                                    {"classes", result.classes},
                                    {"temperature", options.temperature},
                                    {"knn", nlohmann::ordered_json::array()}};

@@ -1,7 +1,8 @@
 #include "evaluate/features.h"
 
-#include "data/loader.h"
 #include "kernels/cast/cast.h"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,10 +11,11 @@
 namespace dino {
 namespace {
 
-/// Every picture once, in order, cut by `views`.
+/// Every picture once, in order, cut by `views`. Another one stands in the place of a broken one; the caller leaves it
+/// out by its number.
 Loader make_loader(const ImageSource& images, ViewSet views, int batch, int threads) {
   return Loader(images, {.size = images.size(), .batch = batch, .shuffle = false, .drop_last = false}, std::move(views),
-                {.threads = threads, .end_epoch = 1, .replace_broken = false});
+                {.threads = threads, .end_epoch = 1});
 }
 
 void normalize_row(std::span<float> row, const std::string& name) {
@@ -36,12 +38,13 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
   require(images.size() > 0, "features", "the data set is empty");
   FeatureTable table;
   table.width = vit.config().embed_dim;
-  table.values.resize(static_cast<std::size_t>(images.size() * table.width));
+  table.values.reserve(static_cast<std::size_t>(images.size() * table.width));
   CropPacker packer(context, vit.config().patch_px);
   Loader loader =
       make_loader(images, center_crop_views(options.short_side_px, options.crop_px), options.batch, options.threads);
   Batch batch;
   std::vector<float> rows;
+  std::int64_t asked = 0;
   while (loader.next(batch)) {
     Tape tape(context, Tape::Mode::inference);
     Weights weights =
@@ -57,17 +60,25 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
     }
     rows.resize(static_cast<std::size_t>(cls.size()));
     context.copy_to_host(fp32, Array(rows.data(), cls.shape()));
-    const std::int64_t first = table.rows();
-    std::copy(rows.begin(), rows.end(), table.values.begin() + first * table.width);
-    table.labels.insert(table.labels.end(), batch.labels.begin(), batch.labels.end());
-    for (std::int64_t i = first; i < table.rows(); ++i) {
-      normalize_row(std::span(table.values)
-                        .subspan(static_cast<std::size_t>(i * table.width), static_cast<std::size_t>(table.width)),
-                    images.name(i));
+    for (std::size_t i = 0; i < batch.samples.size(); ++i, ++asked) {
+      if (batch.samples[i] != asked) continue;
+      const std::span row =
+          std::span(rows).subspan(i * static_cast<std::size_t>(table.width), static_cast<std::size_t>(table.width));
+      normalize_row(row, images.name(asked));
+      table.values.insert(table.values.end(), row.begin(), row.end());
+      table.labels.push_back(batch.labels[i]);
     }
-    if (progress) progress(table.rows(), images.size(), loader.total_wait_ms() / 1000.0);
+    if (progress) progress(asked, images.size(), loader.total_wait_ms() / 1000.0);
   }
+  table.broken = loader.broken();
   return table;
+}
+
+std::string describe_broken(const FeatureTable& table) {
+  if (table.broken.count == 0) return {};
+  const BrokenImages::Entry& first = table.broken.entries.front();
+  return fmt::format("left out {} of {} images that could not be read, the first: {}", table.broken.count,
+                     table.rows() + table.broken.count, first.reason);
 }
 
 FeatureTable pixel_features(const ImageSource& images, int side_px, int threads) {
@@ -77,10 +88,12 @@ FeatureTable pixel_features(const ImageSource& images, int side_px, int threads)
   table.values.reserve(static_cast<std::size_t>(images.size() * table.width));
   Loader loader = make_loader(images, center_crop_views(side_px, side_px), 64, threads);
   Batch batch;
+  std::int64_t asked = 0;
   while (loader.next(batch)) {
     const ConstArray crops = batch.crops(0);
     const auto* pixels = crops.as<std::uint8_t>();
-    for (std::size_t i = 0; i < batch.samples.size(); ++i) {
+    for (std::size_t i = 0; i < batch.samples.size(); ++i, ++asked) {
+      if (batch.samples[i] != asked) continue;
       const std::size_t begin = table.values.size();
       double mean = 0;
       for (std::int64_t j = 0; j < table.width; ++j) mean += pixels[static_cast<std::int64_t>(i) * table.width + j];
@@ -88,10 +101,11 @@ FeatureTable pixel_features(const ImageSource& images, int side_px, int threads)
       for (std::int64_t j = 0; j < table.width; ++j) {
         table.values.push_back(static_cast<float>(pixels[static_cast<std::int64_t>(i) * table.width + j] - mean));
       }
-      normalize_row(std::span(table.values).subspan(begin), images.name(batch.samples[i]));
+      normalize_row(std::span(table.values).subspan(begin), images.name(asked));
+      table.labels.push_back(batch.labels[i]);
     }
-    table.labels.insert(table.labels.end(), batch.labels.begin(), batch.labels.end());
   }
+  table.broken = loader.broken();
   return table;
 }
 

@@ -1,11 +1,13 @@
 #pragma once
 
 #include "data/image_source.h"
+#include "data/loader.h"
 #include "models/vit.h"
 #include "models/weights_file.h"
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 namespace dino {
@@ -20,11 +22,12 @@ struct FeatureOptions {
   static FeatureOptions for_image_size(int image_px);
 };
 
-/// One row per picture, in the order of the data set.
+/// One row per picture that could be read, in the order of the data set.
 struct FeatureTable {
   std::int64_t width = 0;            // C
   std::vector<float> values;         // (n, C), each row of length 1
   std::vector<std::int32_t> labels;  // (n), -1 where unknown
+  BrokenImages broken;               // those left out
 
   std::int64_t rows() const { return static_cast<std::int64_t>(labels.size()); }
   ConstArray array() const { return {values.data(), DType::float32, Shape{rows(), width}}; }
@@ -33,13 +36,16 @@ struct FeatureTable {
 /// Called now and then with the pictures done so far, their number and the seconds spent waiting for data.
 using FeatureProgress = std::function<void(std::int64_t done, std::int64_t total, double wait_s)>;
 
-/// CLS features of every picture, L2-normalised. Throws Error where a picture cannot be read.
+/// CLS features of every picture, L2-normalised. Throws Error where none can be read.
 FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
                               const ImageSource& images, const FeatureOptions& options,
                               const FeatureProgress& progress = {});
 
+/// One line about the pictures that were left out: how many, and the first of them with its reason. Empty: none were.
+std::string describe_broken(const FeatureTable& table);
+
 /// The pixels themselves as features: `side_px` × `side_px` after the centre crop, mean removed, L2-normalised. What a
-/// network has to beat.
+/// network has to beat. Throws Error where no picture can be read.
 FeatureTable pixel_features(const ImageSource& images, int side_px, int threads = 0);
 
 }  // namespace dino

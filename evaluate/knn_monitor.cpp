@@ -2,6 +2,7 @@
 
 #include "data/dataset.h"
 #include "evaluate/features.h"
+#include "evaluate/held_out.h"
 #include "evaluate/knn.h"
 
 #include <nlohmann/json.hpp>
@@ -14,14 +15,24 @@ namespace {
 struct Monitor {
   TrainConfig config;
   std::unique_ptr<Dataset> train, test;
+  std::unique_ptr<Subset> known, asked;  // where both are the same pictures
 
-  KnnResult evaluate(Context& context, StudentTeacher& networks, Network network) const {
+  struct Measured {
+    KnnResult knn;
+    std::int64_t broken = 0;  // pictures left out
+  };
+
+  Measured evaluate(Context& context, StudentTeacher& networks, Network network) const {
     FeatureOptions options = FeatureOptions::for_image_size(config.global_crops_size);
     options.threads = config.num_workers;
-    const FeatureTable known = extract_features(context, networks.vit(), networks.store(), network, *train, options);
-    const FeatureTable asked = extract_features(context, networks.vit(), networks.store(), network, *test, options);
-    return evaluate_knn(context, context.from_host(known.array()), known.labels, context.from_host(asked.array()),
-                        asked.labels, config.knn_k, config.knn_temperature);
+    const auto extract = [&](const ImageSource& images) {
+      return extract_features(context, networks.vit(), networks.store(), network, images, options);
+    };
+    const FeatureTable bank = known ? extract(*known) : extract(*train);
+    const FeatureTable queries = asked ? extract(*asked) : extract(*test);
+    return {evaluate_knn(context, context.from_host(bank.array()), bank.labels, context.from_host(queries.array()),
+                         queries.labels, config.knn_k, config.knn_temperature),
+            bank.broken.count + queries.broken.count};
   }
 };
 
@@ -63,14 +74,21 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
   monitor->config = config;
   monitor->train = open_labelled(config.knn_train_path.empty() ? config.data_path : config.knn_train_path, "train");
   monitor->test = open_labelled(config.knn_test_path.empty() ? config.data_path : config.knn_test_path, "val");
+  if (same_pictures(*monitor->train, *monitor->test)) {
+    HeldOut split = hold_out_tenth(*monitor->train);
+    monitor->known = std::make_unique<Subset>(*monitor->train, std::move(split.known));
+    monitor->asked = std::make_unique<Subset>(*monitor->train, std::move(split.asked));
+  }
   return [monitor, &context](StudentTeacher& networks) {
-    const KnnResult student = monitor->evaluate(context, networks, Network::student);
-    const KnnResult teacher = monitor->evaluate(context, networks, Network::teacher);
+    const auto [student, student_broken] = monitor->evaluate(context, networks, Network::student);
+    const auto [teacher, teacher_broken] = monitor->evaluate(context, networks, Network::teacher);
     Evaluation evaluation;
     evaluation.score = best_of(teacher).top1;
     evaluation.summary =
         fmt::format("k-NN top-1: teacher {:.2f}% (k = {}), student {:.2f}% (k = {})", best_of(teacher).top1,
                     best_of(teacher).k, best_of(student).top1, best_of(student).k);
+    if (monitor->asked) evaluation.summary += ", a tenth of the training images against the rest";
+    if (teacher_broken > 0) evaluation.summary += fmt::format(", {} broken pictures left out", teacher_broken);
     evaluation.numbers = std::make_shared<nlohmann::ordered_json>(
         nlohmann::ordered_json{{"teacher", to_json(teacher)}, {"student", to_json(student)}});
     return evaluation;

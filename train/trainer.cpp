@@ -205,6 +205,26 @@ class Trainer {
                                 position_.epoch, result.loss, now.lr, images_per_second, 100 * wait_share));
   }
 
+  void evaluate(std::int64_t epoch, Progress& progress) {
+    Evaluation evaluation;
+    try {
+      evaluation = evaluator_(networks_);
+    } catch (const Error& error) {
+      // A measurement that fails must not cost the run; its cause is for the user to judge.
+      progress.message(fmt::format("epoch {} could not be evaluated, training goes on: {}", epoch, error.what()));
+      return;
+    }
+    progress.message(fmt::format("epoch {} {}", epoch, evaluation.summary));
+    // Of the step before, so that a resumed run does not write it again.
+    nlohmann::ordered_json line{{"step", position_.step - 1}, {"epoch", epoch}};
+    line.update(*evaluation.numbers);
+    knn_log_->append(line);
+    if (evaluation.score > position_.best_score) {
+      position_.best_score = evaluation.score;
+      save(kBestCheckpoint);
+    }
+  }
+
   void finish_epoch(Progress& progress) {
     const std::int64_t epoch = position_.epoch;
     ++position_.epoch;
@@ -215,16 +235,7 @@ class Trainer {
     if (!writes()) return;
     const bool last = position_.epoch == config_.epochs;
     if (evaluator_ && config_.knn_every > 0 && (position_.epoch % config_.knn_every == 0 || last)) {
-      const Evaluation evaluation = evaluator_(networks_);
-      progress.message(fmt::format("epoch {} {}", epoch, evaluation.summary));
-      // Of the step before, so that a resumed run does not write it again.
-      nlohmann::ordered_json line{{"step", position_.step - 1}, {"epoch", epoch}};
-      line.update(*evaluation.numbers);
-      knn_log_->append(line);
-      if (evaluation.score > position_.best_score) {
-        position_.best_score = evaluation.score;
-        save(kBestCheckpoint);
-      }
+      evaluate(epoch, progress);
     }
     save(kLastCheckpoint);
     if (config_.saveckp_freq > 0 && position_.epoch % config_.saveckp_freq == 0) {

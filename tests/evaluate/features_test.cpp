@@ -1,0 +1,122 @@
+#include "evaluate/features.h"
+
+#include "data/png.h"
+#include "evaluate/held_out.h"
+#include "evaluate/knn_monitor.h"
+#include "tests/support/catch.h"
+#include "tests/support/pictures.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_training.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+using namespace dino;
+using namespace dino::test;
+
+namespace {
+
+/// Drawn pictures of which some cannot be read.
+class SomeBroken final : public ImageSource {
+ public:
+  SomeBroken(std::int64_t count, std::set<std::int64_t> broken) : good_(count), broken_(std::move(broken)) {}
+  std::int64_t size() const override { return good_.size(); }
+  void decode(std::int64_t index, Image& image) const override {
+    require(!broken_.contains(index), "decode", "{} is broken", name(index));
+    good_.decode(index, image);
+  }
+  std::int32_t label(std::int64_t index) const override { return static_cast<std::int32_t>(index); }
+  std::string name(std::int64_t index) const override { return good_.name(index); }
+
+ private:
+  DrawnPictures good_;
+  std::set<std::int64_t> broken_;
+};
+
+FeatureTable pixels(const ImageSource& images) { return pixel_features(images, 8, 2); }
+
+FeatureTable network_features(const ImageSource& images) {
+  const auto context = make_cpu_context();
+  ParameterLayout layout;
+  const Vit vit(layout, {.embed_dim = 24, .depth = 1, .heads = 2, .patch_px = 8, .image_px = 16});
+  ParameterStore store(*context, layout, DType::float32, ParameterStore::Role::inference);
+  store.initialize(3);
+  return extract_features(*context, vit, store, Network::student, images,
+                          {.crop_px = 16, .short_side_px = 18, .batch = 4, .threads = 2});
+}
+
+}  // namespace
+
+TEST_CASE("Features of a set with broken pictures are those of its good ones") {
+  const SomeBroken all(11, {});
+  const SomeBroken some(11, {0, 4, 5, 10});
+  for (const auto& features : {pixels, network_features}) {
+    const FeatureTable expected = features(all);
+    const FeatureTable got = features(some);
+    REQUIRE(expected.rows() == 11);
+    CHECK(describe_broken(expected).empty());
+    CHECK(got.labels == std::vector<std::int32_t>{1, 2, 3, 6, 7, 8, 9});
+    REQUIRE(got.values.size() == static_cast<std::size_t>(7 * got.width));
+    CHECK(got.broken.count == 4);
+    CHECK(describe_broken(got).find("left out 4 of 11 images") == 0);
+    for (std::int64_t row = 0; row < got.rows(); ++row) {
+      const auto* reference = expected.values.data() + got.labels[static_cast<std::size_t>(row)] * got.width;
+      CHECK(std::equal(reference, reference + got.width, got.values.data() + row * got.width));
+    }
+  }
+}
+
+TEST_CASE("Features of a set without any good picture are an error") {
+  const SomeBroken none(3, {0, 1, 2});
+  CHECK_THROWS_AS(pixels(none), Error);
+  CHECK_THROWS_AS(network_features(none), Error);
+}
+
+TEST_CASE("A tenth is held out, of each class") {
+  // Classes 0 and 1 in turn.
+  const DrawnPictures images(45);
+  const HeldOut split = hold_out_tenth(images);
+  CHECK(split.asked == std::vector<std::int64_t>{2, 3, 22, 23, 42, 43});
+  CHECK(split.known.size() == 39);
+  std::set<std::int64_t> both(split.known.begin(), split.known.end());
+  both.insert(split.asked.begin(), split.asked.end());
+  CHECK(both.size() == 45);
+  const Subset asked(images, split.asked);
+  CHECK((asked.size() == 6 && asked.label(1) == 1 && asked.name(1) == images.name(3)));
+
+  const SomeBroken alone(4, {});  // a class each
+  CHECK_THROWS_AS(hold_out_tenth(alone), Error);
+}
+
+TEST_CASE("Sets are the same where their pictures are") {
+  CHECK(same_pictures(DrawnPictures(3), DrawnPictures(3)));
+  CHECK_FALSE(same_pictures(DrawnPictures(3), DrawnPictures(4)));
+  const DrawnPictures images(4);
+  CHECK_FALSE(same_pictures(Subset(images, {0, 1, 2}), Subset(images, {1, 2, 3})));
+}
+
+TEST_CASE("The monitor of a folder without splits does not compare pictures with themselves") {
+  // Two pictures a class, not alike: the right class is only found where a picture finds itself.
+  const TemporaryFolder folder;
+  const DrawnPictures drawn(40);
+  Image picture;
+  for (int i = 0; i < 40; ++i) {
+    drawn.decode(i, picture);
+    const auto class_folder = folder.path() / ("class" + std::to_string(i * 7919 % 40 / 2));
+    std::filesystem::create_directories(class_folder);
+    write_png(class_folder / (std::to_string(i) + ".png"), picture.rgb, picture.height, picture.width, 3);
+  }
+  TrainConfig config = tiny_config();
+  config.data_path = folder.path().string();
+  config.knn_every = 1;
+  config.knn_k = {1};
+  const auto context = make_cpu_context();
+  const Evaluator monitor = make_knn_monitor(*context, config);
+  REQUIRE(monitor);
+  SingleProcess communicator;
+  StudentTeacher networks(*context, communicator, config, DType::float32);
+  const Evaluation evaluation = monitor(networks);
+  CHECK(evaluation.summary.find("a tenth of the training images") != std::string::npos);
+  CHECK(evaluation.score < 60);  // 100 where each finds itself
+}
