@@ -1,5 +1,7 @@
 #include "cli/commands.h"
 #include "data/decode.h"
+#include "engine/files.h"
+#include "engine/progress.h"
 #include "kernels/common/error.h"
 #include "models/backbone.h"
 #include "visualize/attention_pictures.h"
@@ -9,6 +11,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -49,18 +52,29 @@ std::filesystem::path newest_checkpoint() {
   return newest;
 }
 
-/// Names for the pictures of each image: its stem, with its folder where stems meet twice.
+/// Names for the pictures of each image: its stem, behind its folder's name where several images have that stem, and
+/// with a number where even these are alike.
 std::vector<std::string> unique_stems(const std::vector<std::string>& images) {
+  std::map<std::string, int> uses;
+  for (const std::string& image : images) ++uses[std::filesystem::path(image).stem().string()];
   std::set<std::string> taken;
-  std::vector<std::string> stems;
+  std::vector<std::string> names;
   for (const std::string& image : images) {
     const std::filesystem::path path(image);
-    std::string stem = path.stem().string();
-    if (taken.contains(stem)) stem = path.parent_path().filename().string() + "_" + stem;
-    for (int n = 2; !taken.insert(stem).second; ++n) stem = fmt::format("{}_{}", path.stem().string(), n);
-    stems.push_back(stem);
+    const std::string folder = path.parent_path().filename().string();
+    std::string name = path.stem().string();
+    if (uses[name] > 1 && !folder.empty()) name = folder + "_" + name;
+    std::string unique = name;
+    for (int n = 2; !taken.insert(unique).second; ++n) unique = fmt::format("{}_{}", name, n);
+    names.push_back(unique);
   }
-  return stems;
+  return names;
+}
+
+/// Finds out before anything is computed whether the results can be kept.
+void require_writable(const Options& options) {
+  make_output_folder(options.output);
+  if (!options.raw.empty()) const AtomicFile trial(options.raw);
 }
 
 int attention_command(Options options) {
@@ -80,37 +94,46 @@ int attention_command(Options options) {
   const Network network = options.network == "student" ? Network::student : Network::teacher;
   const Backbone backbone(*context, weights_path, DType::float32, {.network = network});
   const std::vector<int> heads = select_heads(options.head, backbone.vit.config().heads);
+  require_writable(options);
 
   const std::vector<std::string> stems = unique_stems(options.images);
   std::vector<AttentionMaps> all_maps;
-  int broken = 0;
+  std::vector<std::string> map_names;
+  std::size_t broken = 0;
+  Progress progress("images", static_cast<std::int64_t>(options.images.size()), 0, stdout);
   for (std::size_t i = 0; i < options.images.size(); ++i) {
-    Image picture;
+    progress.update(static_cast<std::int64_t>(i), "| " + options.images[i]);
+    Image prepared;
     try {
+      Image picture;
       decode_image_file(options.images[i], {}, picture);
+      prepared = prepare_attention_image(picture, options.image_px, backbone.vit.config().patch_px, context->stream());
     } catch (const Error& error) {
-      fmt::print(stderr, "dino_cuda: {}\n", error.what());
+      if (options.images.size() == 1) throw;
+      progress.message(fmt::format("left out: {}", error.what()));
       ++broken;
       continue;
     }
-    const Image prepared =
-        prepare_attention_image(picture, options.image_px, backbone.vit.config().patch_px, context->stream());
     Tape tape(*context, Tape::Mode::inference);
     Weights weights = Weights::student(tape, backbone.store);
     AttentionMaps maps = compute_attention(backbone.vit, weights, prepared, options.attention);
     const auto written = write_attention_pictures(maps, prepared, options.output, stems[i], {.heads = heads});
-    fmt::print("{}: {} pictures, all on {}\n", options.images[i], written.size(), written.back().string());
-    if (!options.raw.empty()) all_maps.push_back(std::move(maps));
+    progress.message(
+        fmt::format("{}: {} pictures, all on {}", options.images[i], written.size(), written.back().string()));
+    if (options.raw.empty()) continue;
+    all_maps.push_back(std::move(maps));
+    map_names.push_back(stems[i]);
   }
   if (!options.raw.empty() && !all_maps.empty()) {
     std::vector<NamedArray> arrays;
     for (std::size_t i = 0; i < all_maps.size(); ++i) {
-      const auto of_image = attention_arrays(all_maps[i], all_maps.size() == 1 ? "" : stems[i] + ".");
+      const auto of_image = attention_arrays(all_maps[i], options.images.size() == 1 ? "" : map_names[i] + ".");
       arrays.insert(arrays.end(), of_image.begin(), of_image.end());
     }
     write_safetensors(options.raw, arrays, {{"weights", weights_path.string()}});
   }
-  require(broken == 0, "attention", "{} of {} images could not be read", broken, options.images.size());
+  require(broken == 0, "attention", "{} of {} images were left out, for the reasons above", broken,
+          options.images.size());
   return 0;
 }
 
@@ -135,7 +158,7 @@ void add_attention_command(CLI::App& app, Run& run) {
       ->capture_default_str();
   command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
   command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the image")
-      ->check(CLI::Range(1, 16384))
+      ->check(CLI::Range(1, 8192))
       ->capture_default_str();
   command->add_option("--threshold", options->attention.threshold, "share of the mass that masks keep; 0: no masks")
       ->check(CLI::Range(0.0, 1.0))

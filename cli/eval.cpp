@@ -10,7 +10,6 @@
 #include "visualize/scene_evaluation.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -146,9 +145,15 @@ nlohmann::ordered_json to_json(const SceneEvaluation& result) {
 
 int eval_scenes(const SceneCommand& options) {
   const auto context = make_cpu_context();
-  const SceneEvaluation result = evaluate_scenes(*context, options.evaluation, [](const std::string& what) {
-    if (isatty(STDERR_FILENO) != 0) fmt::print(stderr, "evaluating: {}\n", what);
-  });
+  std::unique_ptr<Progress> bar;
+  std::string shown;
+  const auto show = [&](const std::string& stage, std::int64_t done, std::int64_t total) {
+    if (stage != shown) bar = std::make_unique<Progress>(stage, total);
+    shown = stage;
+    bar->update(done);
+  };
+  const SceneEvaluation result = evaluate_scenes(*context, options.evaluation, show);
+  bar.reset();
   if (options.json) {
     fmt::print("{}\n", to_json(result).dump(2));
     return 0;

@@ -1,8 +1,11 @@
 #include "cli/commands.h"
 #include "kernels/common/error.h"
+#include "train/config.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <string>
@@ -20,6 +23,18 @@ std::string with_underscores(std::string argument) {
     if (argument[i] == '-') argument[i] = '_';
   }
   return argument;
+}
+
+/// Refuses a first word that is no command, with the one that was probably meant.
+void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>& arguments) {
+  if (arguments.empty() || arguments.front().starts_with('-')) return;
+  std::vector<std::string_view> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == arguments.front()) return;
+    names.push_back(command->get_name());
+  }
+  throw CLI::ValidationError(arguments.front(),
+                             fmt::format("unknown command; try {}", dino::nearest_name(arguments.front(), names)));
 }
 
 std::string one_line(std::string text) {
@@ -57,13 +72,18 @@ int run_program(int argc, char** argv) {
   for (std::string& argument : arguments) {
     if (takes_keys) argument = with_underscores(argument);
   }
-  std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
   try {
+    refuse_unknown_command(app, arguments);
+    std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
     app.parse(arguments);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kUsage;
   }
-  return run();
+  const int status = run();
+  // What a full disk kept from being printed must not look like success.
+  dino::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "output", "cannot write the output: {}",
+                std::strerror(errno));
+  return status;
 }
 
 }  // namespace

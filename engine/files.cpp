@@ -3,15 +3,24 @@
 #include "kernels/common/error.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <sstream>
 
 namespace dino {
+namespace {
+
+constexpr std::string_view kPartSuffix = ".part";
+
+bool is_running(pid_t process) { return kill(process, 0) == 0 || errno != ESRCH; }
+
+}  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   // Renaming would put a file in the place of a device or a pipe.
@@ -21,7 +30,7 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
           "cannot write {}: it is {}; try another name", path_.string(),
           std::filesystem::is_directory(status) ? "a folder" : "not a regular file");
   partial_ = path_;
-  partial_ += fmt::format(".part{}", getpid());
+  partial_ += fmt::format("{}{}", kPartSuffix, getpid());
   descriptor_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   require(descriptor_ >= 0, "file", "cannot write {}: {}", path_.string(), std::strerror(errno));
 }
@@ -58,6 +67,28 @@ void AtomicFile::commit() {
   if (folder_descriptor >= 0) {
     fsync(folder_descriptor);
     close(folder_descriptor);
+  }
+}
+
+void make_output_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  require(!error, "file", "cannot make the folder {}: {}; try another name", path.string(), error.message());
+  const AtomicFile trial(path / "trial");  // goes away by itself
+}
+
+void remove_abandoned_parts(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const std::size_t suffix = name.rfind(kPartSuffix);
+    if (suffix == std::string::npos) continue;
+    const char* end = name.data() + name.size();
+    pid_t process = 0;
+    const auto parsed = std::from_chars(name.data() + suffix + kPartSuffix.size(), end, process);
+    if (parsed.ec == std::errc() && parsed.ptr == end && process > 0 && !is_running(process)) {
+      std::filesystem::remove(entry.path(), ignored);
+    }
   }
 }
 

@@ -29,6 +29,13 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+/// Makes a folder where there is none, with those above it, and tries whether files can be made in it. Throws Error
+/// with the path and the system's reason, before work is spent on what could not be kept.
+void make_output_folder(const std::filesystem::path& path);
+
+/// Removes the parts of files in a folder that AtomicFile could not finish because its process was killed.
+void remove_abandoned_parts(const std::filesystem::path& folder);
+
 /// The whole file. Throws Error with the path and the system's reason.
 std::string read_text_file(const std::filesystem::path& path);
 

@@ -15,6 +15,8 @@ namespace {
 constexpr double kTerminalInterval_s = 0.1;
 constexpr double kPlainInterval_s = 10;
 constexpr int kBarWidth = 16;
+constexpr double kPaceWindow_s = 30;
+constexpr double kPaceSpacing_s = 0.5;
 
 std::size_t terminal_columns(std::FILE* out) {
   winsize size{};
@@ -43,6 +45,20 @@ std::string format_duration(double seconds) {
   return fmt::format("{}:{:02}", s / 60, s % 60);
 }
 
+void RemainingTime::note(double at_s, std::int64_t done) {
+  // The newest mark moves until it is far enough from the one before.
+  if (marks_.size() >= 2 && at_s - marks_[marks_.size() - 2].at_s < kPaceSpacing_s) marks_.pop_back();
+  marks_.push_back({at_s, done});
+  while (marks_.size() > 2 && at_s - marks_[1].at_s >= kPaceWindow_s) marks_.pop_front();
+}
+
+double RemainingTime::left_s(std::int64_t total) const {
+  if (marks_.empty() || marks_.back().done <= marks_.front().done) return 0;
+  const double seconds_each =
+      (marks_.back().at_s - marks_.front().at_s) / static_cast<double>(marks_.back().done - marks_.front().done);
+  return seconds_each * static_cast<double>(total - marks_.back().done);
+}
+
 Progress::Progress(std::string title, std::int64_t total, std::int64_t done, std::FILE* out)
     : title_(std::move(title)),
       total_(total),
@@ -50,7 +66,9 @@ Progress::Progress(std::string title, std::int64_t total, std::int64_t done, std
       done_(done),
       out_(out),
       terminal_(isatty(fileno(out)) != 0),
-      start_(Clock::now()) {}
+      start_(Clock::now()) {
+  remaining_.note(0, done);
+}
 
 Progress::~Progress() {
   if (terminal_ && drawn_) std::fputc('\n', out_);
@@ -59,17 +77,19 @@ Progress::~Progress() {
 void Progress::update(std::int64_t done, std::string_view details) {
   done_ = done;
   const double elapsed_s = std::chrono::duration<double>(Clock::now() - start_).count();
+  remaining_.note(elapsed_s, done);
   if (elapsed_s < next_draw_s_ && done < total_) return;
+  // Lines of a log are for what has been done.
+  if (!terminal_ && done == first_) return;
   next_draw_s_ = elapsed_s + (terminal_ ? kTerminalInterval_s : kPlainInterval_s);
-  draw(details, elapsed_s);
+  draw(details);
 }
 
-void Progress::draw(std::string_view details, double elapsed_s) {
+void Progress::draw(std::string_view details) {
   const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
-  const auto fresh = static_cast<double>(std::max<std::int64_t>(done_ - first_, 1));
-  const double left_s = elapsed_s / fresh * static_cast<double>(total_ - done_);
-  std::string line = fmt::format("{} {}/{} {} | {:.2f} GiB | {} left", title_, done_, total_, details,
-                                 static_cast<double>(resident_bytes()) * 0x1p-30, format_duration(left_s));
+  std::string line =
+      fmt::format("{} {}/{}{}{} | {:.2f} GiB | {} left", title_, done_, total_, details.empty() ? "" : " ", details,
+                  static_cast<double>(resident_bytes()) * 0x1p-30, format_duration(remaining_.left_s(total_)));
   if (terminal_) {
     std::string bar;
     const int full = static_cast<int>(share * kBarWidth);
@@ -88,7 +108,8 @@ void Progress::draw(std::string_view details, double elapsed_s) {
 void Progress::message(std::string_view line) {
   fmt::print(out_, "{}{}\n", terminal_ && drawn_ ? "\r\033[K" : "", line);
   std::fflush(out_);
-  next_draw_s_ = 0;
+  drawn_ = false;
+  if (terminal_) next_draw_s_ = 0;
 }
 
 }  // namespace dino

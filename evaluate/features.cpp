@@ -81,7 +81,7 @@ std::string describe_broken(const FeatureTable& table) {
                      table.rows() + table.broken.count, first.reason);
 }
 
-FeatureTable pixel_features(const ImageSource& images, int side_px, int threads) {
+FeatureTable pixel_features(const ImageSource& images, int side_px, int threads, const FeatureProgress& progress) {
   require(images.size() > 0, "features", "the data set is empty");
   FeatureTable table;
   table.width = std::int64_t{3} * side_px * side_px;
@@ -104,6 +104,7 @@ FeatureTable pixel_features(const ImageSource& images, int side_px, int threads)
       normalize_row(std::span(table.values).subspan(begin), images.name(asked));
       table.labels.push_back(batch.labels[i]);
     }
+    if (progress) progress(asked, images.size(), loader.total_wait_ms() / 1000.0);
   }
   table.broken = loader.broken();
   return table;

@@ -46,6 +46,7 @@ std::string describe_broken(const FeatureTable& table);
 
 /// The pixels themselves as features: `side_px` × `side_px` after the centre crop, mean removed, L2-normalised. What a
 /// network has to beat. Throws Error where no picture can be read.
-FeatureTable pixel_features(const ImageSource& images, int side_px, int threads = 0);
+FeatureTable pixel_features(const ImageSource& images, int side_px, int threads = 0,
+                            const FeatureProgress& progress = {});
 
 }  // namespace dino

@@ -1,9 +1,11 @@
 #include "evaluate/knn_monitor.h"
 
 #include "data/dataset.h"
+#include "engine/progress.h"
 #include "evaluate/features.h"
 #include "evaluate/held_out.h"
 #include "evaluate/knn.h"
+#include "train/stop_signal.h"
 
 #include <nlohmann/json.hpp>
 
@@ -22,11 +24,20 @@ struct Monitor {
     std::int64_t broken = 0;  // pictures left out
   };
 
-  Measured evaluate(Context& context, StudentTeacher& networks, Network network) const {
+  std::int64_t pictures() const { return known ? train->size() : train->size() + test->size(); }
+
+  Measured evaluate(Context& context, StudentTeacher& networks, Network network, Progress& bar,
+                    std::int64_t done_before) const {
     FeatureOptions options = FeatureOptions::for_image_size(config.global_crops_size);
     options.threads = config.num_workers;
     const auto extract = [&](const ImageSource& images) {
-      return extract_features(context, networks.vit(), networks.store(), network, images, options);
+      FeatureTable table = extract_features(context, networks.vit(), networks.store(), network, images, options,
+                                            [&](std::int64_t done, std::int64_t, double) {
+                                              StopSignal::check();
+                                              bar.update(done_before + done);
+                                            });
+      done_before += images.size();
+      return table;
     };
     const FeatureTable bank = known ? extract(*known) : extract(*train);
     const FeatureTable queries = asked ? extract(*asked) : extract(*test);
@@ -80,8 +91,10 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
     monitor->asked = std::make_unique<Subset>(*monitor->train, std::move(split.asked));
   }
   return [monitor, &context](StudentTeacher& networks) {
-    const auto [student, student_broken] = monitor->evaluate(context, networks, Network::student);
-    const auto [teacher, teacher_broken] = monitor->evaluate(context, networks, Network::teacher);
+    Progress bar("k-NN", 2 * monitor->pictures());
+    const auto [student, student_broken] = monitor->evaluate(context, networks, Network::student, bar, 0);
+    const auto [teacher, teacher_broken] =
+        monitor->evaluate(context, networks, Network::teacher, bar, monitor->pictures());
     Evaluation evaluation;
     evaluation.score = best_of(teacher).top1;
     evaluation.summary =

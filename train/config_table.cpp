@@ -82,7 +82,7 @@ const ConfigField kTable[] = {
   {kRun, "threads", &C::threads, between(0, 4096), "threads that compute on the CPU; 0 = OMP_NUM_THREADS, else one per core"},
   {kRun, "device", &C::device, one_of("auto|cpu|cuda"), "auto = cuda where there is a driver and a card, else cpu"},
 
-  {kKnn, "knn_every", &C::knn_every, at_least(0), "classify by nearest neighbours after every n-th epoch and the last; 0 = never"},
+  {kKnn, "knn_every", &C::knn_every, at_least(0), "classify by nearest neighbours before the first epoch, after every n-th and after the last; 0 = never"},
   {kKnn, "knn_train_path", &C::knn_train_path, any(), "labelled images to compare with; empty = those of data_path"},
   {kKnn, "knn_test_path", &C::knn_test_path, any(), "labelled images to classify; empty = the val or test split in data_path, or a tenth held out where there is none"},
   {kKnn, "knn_k", &C::knn_k, at_least(1), "numbers of neighbours"},

@@ -2,6 +2,9 @@
 
 namespace dino {
 
+/// Thrown where work is given up because a signal arrived.
+struct Interrupted {};
+
 /// While it lives, SIGINT (Ctrl-C) and SIGTERM only ask the loop to stop; a second signal ends the process at once.
 class StopSignal {
  public:
@@ -12,6 +15,10 @@ class StopSignal {
 
   /// The signal that arrived; 0 for none.
   static int received();
+  /// Throws Interrupted when one arrived.
+  static void check() {
+    if (received() != 0) throw Interrupted();
+  }
 };
 
 }  // namespace dino

@@ -52,13 +52,12 @@ void require_output_dir(const TrainConfig& config, StartMode start) {
   if (start == StartMode::fresh) {
     require(!has_run, "train", "{} holds a run already; try --resume to continue it, or another --output_dir",
             dir.string());
-    std::error_code error;
-    fs::create_directories(dir, error);
-    require(!error, "train", "cannot make the folder {}: {}", dir.string(), error.message());
   } else {
     require(find_checkpoint(dir).has_value(), "train", "nothing to resume: no {} in {}; try without --resume",
             kLastCheckpoint, dir.string());
   }
+  make_output_folder(dir);
+  remove_abandoned_parts(dir);
 }
 
 TrainingCrops upload(Context& context, const Batch& batch) {
@@ -120,18 +119,28 @@ class Trainer {
     const StopSignal stop;
     Progress progress("step", config_.epochs * steps_per_epoch_, position_.step);
     progress.message(describe());
+    try {
+      if (evaluator_ && config_.knn_every > 0 && position_.step == 0 && writes()) {
+        evaluate("before training", -1, progress);
+      }
+    } catch (const Interrupted&) {
+      return stopped(progress);
+    }
     while (position_.epoch < config_.epochs) {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
         run_step(progress);
         if (StopSignal::received() != 0) {
           if (writes()) save(kLastCheckpoint);
-          progress.message(fmt::format("interrupted after step {}; go on with --resume", position_.step));
-          return 128 + StopSignal::received();
+          return stopped(progress);
         }
       }
       // What is left of the epoch makes no whole step.
       for (; position_.batch < batches_per_epoch_; ++position_.batch) loader_->next(batch_);
-      finish_epoch(progress);
+      try {
+        finish_epoch(progress);
+      } catch (const Interrupted&) {
+        return stopped(progress);
+      }
     }
     return 0;
   }
@@ -139,6 +148,11 @@ class Trainer {
  private:
   bool writes() const { return communicator_.rank() == 0; }
   void save(const std::string& name) { write_checkpoint(dir_ / name, networks_, config_, position_); }
+
+  int stopped(Progress& progress) const {
+    progress.message(fmt::format("interrupted after step {}; go on with --resume", position_.step));
+    return 128 + StopSignal::received();
+  }
 
   /// The position counts in epochs and batches of this many pictures.
   void require_position_fits() const {
@@ -205,21 +219,22 @@ class Trainer {
                                 position_.epoch, result.loss, now.lr, images_per_second, 100 * wait_share));
   }
 
-  void evaluate(std::int64_t epoch, Progress& progress) {
+  /// `epoch` is the one that has just ended, -1 before the first.
+  void evaluate(const std::string& when, std::int64_t epoch, Progress& progress) {
     Evaluation evaluation;
     try {
       evaluation = evaluator_(networks_);
     } catch (const Error& error) {
       // A measurement that fails must not cost the run; its cause is for the user to judge.
-      progress.message(fmt::format("epoch {} could not be evaluated, training goes on: {}", epoch, error.what()));
+      progress.message(fmt::format("{}: no evaluation, training goes on: {}", when, error.what()));
       return;
     }
-    progress.message(fmt::format("epoch {} {}", epoch, evaluation.summary));
+    progress.message(fmt::format("{}: {}", when, evaluation.summary));
     // Of the step before, so that a resumed run does not write it again.
     nlohmann::ordered_json line{{"step", position_.step - 1}, {"epoch", epoch}};
     line.update(*evaluation.numbers);
     knn_log_->append(line);
-    if (evaluation.score > position_.best_score) {
+    if (epoch >= 0 && evaluation.score > position_.best_score) {
       position_.best_score = evaluation.score;
       save(kBestCheckpoint);
     }
@@ -227,16 +242,23 @@ class Trainer {
 
   void finish_epoch(Progress& progress) {
     const std::int64_t epoch = position_.epoch;
-    ++position_.epoch;
-    position_.batch = 0;
-    progress.message(fmt::format("epoch {} done, mean loss {:.4f}", epoch, epoch_loss_ / std::max(epoch_steps_, 1)));
+    if (epoch_steps_ > 0) {
+      progress.message(fmt::format("epoch {} done, mean loss {:.4f}", epoch, epoch_loss_ / epoch_steps_));
+    }
     epoch_loss_ = 0;
     epoch_steps_ = 0;
-    if (!writes()) return;
-    const bool last = position_.epoch == config_.epochs;
-    if (evaluator_ && config_.knn_every > 0 && (position_.epoch % config_.knn_every == 0 || last)) {
-      evaluate(epoch, progress);
+    const bool last = epoch + 1 == config_.epochs;
+    const bool evaluated =
+        evaluator_ && config_.knn_every > 0 && ((epoch + 1) % config_.knn_every == 0 || last) && writes();
+    if (evaluated) {
+      // Evaluations take long. A run that is stopped in one begins with it when it is resumed: after the last step.
+      position_.batch = steps_per_epoch_ * config_.accumulation;
+      save(kLastCheckpoint);
     }
+    ++position_.epoch;
+    position_.batch = 0;
+    if (evaluated) evaluate(fmt::format("epoch {}", epoch), epoch, progress);
+    if (!writes()) return;
     save(kLastCheckpoint);
     if (config_.saveckp_freq > 0 && position_.epoch % config_.saveckp_freq == 0) {
       save(fmt::format("epoch_{:04}.safetensors", position_.epoch));

@@ -9,6 +9,8 @@
 namespace dino {
 namespace {
 
+constexpr int kMaxPixels = 64'000'000;  // a million patches of 8×8
+
 std::span<const float> part(const std::vector<float>& maps, std::size_t patches, int head) {
   if (maps.empty()) return {};
   return std::span(maps).subspan(static_cast<std::size_t>(head) * patches, patches);
@@ -27,6 +29,13 @@ std::span<const float> AttentionMaps::mask_of(int head) const {
 Image prepare_attention_image(const Image& picture, int short_side_px, int patch_px, Stream& stream) {
   require(patch_px >= 1 && short_side_px >= patch_px, "attention",
           "an image size of {} px is below the patch size of {} px", short_side_px, patch_px);
+  const double enlarged = static_cast<double>(short_side_px) / std::min(picture.height, picture.width);
+  const double pixels = enlarged * enlarged * picture.height * picture.width;
+  require(
+      pixels <= kMaxPixels, "attention",
+      "a picture of {}×{} pixels would have {:.0f} million with a short side of {}; expected at most {} million; try "
+      "a smaller --image-size, or cut the picture",
+      picture.width, picture.height, pixels * 1e-6, short_side_px, kMaxPixels / 1000000);
   CropPlan plan = plan_short_side(picture.height, picture.width, short_side_px, ResizeFilter::bilinear);
   plan.output_height = plan.resized_height / patch_px * patch_px;
   plan.output_width = plan.resized_width / patch_px * patch_px;

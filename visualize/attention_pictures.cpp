@@ -1,7 +1,9 @@
 #include "visualize/attention_pictures.h"
 
+#include "data/png.h"
+#include "engine/files.h"
 #include "visualize/drawing.h"
-#include "visualize/png.h"
+#include "visualize/lettering.h"
 
 #include <charconv>
 
@@ -11,6 +13,16 @@ namespace {
 constexpr int kMean = -1;
 
 std::string name_of_head(int head) { return head == kMean ? "mean" : "head" + std::to_string(head); }
+
+/// An empty place on the sheet, of the size of the other pictures, that says what stands to the right of it.
+Image caption(const Image& size_of, const std::string& text) {
+  Image image = size_of;
+  std::fill(image.rgb.begin(), image.rgb.end(), std::uint8_t{255});
+  const int scale = letter_scale(image.width);
+  draw_text(image, (image.width - text_width(text, scale)) / 2, (image.height - scale * kLetterHeight_px) / 2, text,
+            scale);
+  return image;
+}
 
 }  // namespace
 
@@ -36,9 +48,7 @@ std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps&
   require(prepared.height == maps.rows * maps.patch_px && prepared.width == maps.columns * maps.patch_px, "attention",
           "got a picture of {}×{} pixels for {}×{} patches of {} pixels", prepared.height, prepared.width, maps.rows,
           maps.columns, maps.patch_px);
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  require(!error, "attention", "cannot make the folder {}: {}", folder.string(), error.message());
+  make_output_folder(folder);
   const std::vector<int> heads = options.heads.empty() ? select_heads("all", maps.heads) : options.heads;
 
   std::vector<std::filesystem::path> paths;
@@ -50,10 +60,9 @@ std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps&
 
   write("input", prepared);
   std::vector<Image> map_row{small(prepared)};
-  Image blank = map_row[0];
-  std::fill(blank.rgb.begin(), blank.rgb.end(), std::uint8_t{255});
-  std::vector<Image> overlay_row{blank};
-  std::vector<Image> mask_row{blank};
+  std::vector<Image> overlay_row{caption(map_row[0], "overlay")};
+  std::vector<Image> mask_row{caption(map_row[0], "mask")};
+  std::vector<std::string> titles{"input"};
   for (const int head : heads) {
     require(head >= kMean && head < maps.heads, "attention", "there is no head {}; the network has {}", head,
             maps.heads);
@@ -62,6 +71,7 @@ std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps&
     write(name_of_head(head), map);
     write(name_of_head(head) + "_overlay", overlay);
     map_row.push_back(small(map));
+    titles.push_back(head == kMean ? "mean" : fmt::format("head {}", head));
     overlay_row.push_back(small(overlay));
     if (const auto mask = maps.mask_of(head); !mask.empty()) {
       const Image masked = spotlight(prepared, mask, maps.columns, maps.patch_px);
@@ -73,7 +83,7 @@ std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps&
   std::vector<Image> sheet = std::move(map_row);
   sheet.insert(sheet.end(), overlay_row.begin(), overlay_row.end());
   if (static_cast<int>(mask_row.size()) == columns) sheet.insert(sheet.end(), mask_row.begin(), mask_row.end());
-  write("sheet", tile(sheet, columns));
+  write("sheet", with_column_titles(tile(sheet, columns), titles));
   return paths;
 }
 

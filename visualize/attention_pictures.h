@@ -25,7 +25,7 @@ struct AttentionPictureOptions {
 ///   STEM_head0_overlay.png  these colours over the picture
 ///   STEM_head0_mask.png     the picture, dark where the threshold mask is 0; only when masks were made
 ///   STEM_mean.png …         the same for the mean of the heads
-///   STEM_sheet.png          all of them: one column per head; maps, overlays and masks below each other
+///   STEM_sheet.png          all of them: one titled column per head; maps, overlays and masks below each other
 std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps& maps, const Image& prepared,
                                                             const std::filesystem::path& folder,
                                                             const std::string& stem,

@@ -1,5 +1,7 @@
 #include "visualize/drawing.h"
 
+#include "visualize/lettering.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -106,6 +108,23 @@ Image tile(const std::vector<Image>& pictures, int columns, int margin_px, Rgb b
       std::memcpy(pixel(sheet, top + y, left), pixel(picture, y, 0), 3 * static_cast<std::size_t>(width));
   }
   return sheet;
+}
+
+Image with_column_titles(const Image& sheet, const std::vector<std::string>& titles) {
+  require(!titles.empty(), "drawing", "there are no titles");
+  const int column_px = sheet.width / static_cast<int>(titles.size());
+  const int scale = letter_scale(column_px);
+  const int strip_px = (kLetterHeight_px + 4) * scale;
+  Image image;
+  image.resize(strip_px + sheet.height, sheet.width);
+  const auto end_of_strip = image.rgb.end() - static_cast<std::ptrdiff_t>(sheet.rgb.size());
+  std::fill(image.rgb.begin(), end_of_strip, std::uint8_t{255});
+  std::copy(sheet.rgb.begin(), sheet.rgb.end(), end_of_strip);
+  for (std::size_t i = 0; i < titles.size(); ++i) {
+    const int left = static_cast<int>(i) * column_px + (column_px - text_width(titles[i], scale)) / 2;
+    draw_text(image, left, 3 * scale, titles[i], scale);
+  }
+  return image;
 }
 
 }  // namespace dino

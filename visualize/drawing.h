@@ -4,6 +4,7 @@
 #include "visualize/colormap.h"
 
 #include <span>
+#include <string>
 #include <vector>
 
 namespace dino {
@@ -23,5 +24,8 @@ Image reduce_to(const Image& picture, int limit_px);
 
 /// Pictures of one size side by side, `columns` in a row, with a margin around each.
 Image tile(const std::vector<Image>& pictures, int columns, int margin_px = 4, Rgb background = {255, 255, 255});
+
+/// A sheet with a white strip above it that holds one title over each of its equally wide columns.
+Image with_column_titles(const Image& sheet, const std::vector<std::string>& titles);
 
 }  // namespace dino

@@ -54,7 +54,7 @@ std::filesystem::path mask_path(const std::filesystem::path& data, const std::fi
 }
 
 ObjectCoverage measure_coverage(Context& context, const Vit& vit, const ParameterStore& store, const Dataset& scenes,
-                                const SceneEvaluationOptions& options, int image_px) {
+                                const SceneEvaluationOptions& options, int image_px, const FeatureProgress& progress) {
   ObjectCoverageMeter meter(vit.config().heads);
   const int patch_px = vit.config().patch_px;
   Image picture;
@@ -70,35 +70,42 @@ ObjectCoverage measure_coverage(Context& context, const Vit& vit, const Paramete
     Weights weights = Weights::student(tape, store);
     const AttentionMaps maps = compute_attention(vit, weights, prepared, {.threshold = options.threshold});
     meter.add(maps.attention, maps.mask, patch_shares(grey, mask.height, mask.width, patch_px));
+    progress(i + 1, scenes.size(), 0);
   }
   return meter.result();
 }
 
 SceneScore score_network(Context& context, const std::string& name, const Vit& vit, const ParameterStore& store,
-                         const Scenes& scenes, const SceneEvaluationOptions& options) {
+                         const Scenes& scenes, const SceneEvaluationOptions& options, const SceneProgress& progress) {
+  const auto stage = [&](const char* what) {
+    return FeatureProgress([&progress, title = name + ": " + what](std::int64_t done, std::int64_t total, double) {
+      if (progress) progress(title, done, total);
+    });
+  };
   SceneScore score{.name = name};
   const int image_px = options.image_px > 0 ? options.image_px : vit.config().image_px;
   // The objects fill the scenes, so the whole picture is shown.
   const FeatureOptions features{.crop_px = image_px, .short_side_px = image_px, .threads = options.threads};
-  const FeatureTable train = extract_features(context, vit, store, Network::student, *scenes.train, features);
-  const FeatureTable test = extract_features(context, vit, store, Network::student, *scenes.test, features);
+  const FeatureTable train =
+      extract_features(context, vit, store, Network::student, *scenes.train, features, stage("training scenes"));
+  const FeatureTable test =
+      extract_features(context, vit, store, Network::student, *scenes.test, features, stage("new scenes"));
   score_features(context, scenes, train, test, options, score);
 
-  const ObjectCoverage on_val = measure_coverage(context, vit, store, *scenes.val, options, image_px);
+  const ObjectCoverage on_val =
+      measure_coverage(context, vit, store, *scenes.val, options, image_px, stage("choice of the head"));
   const auto best = std::max_element(on_val.mass_on_object.begin(), on_val.mass_on_object.end());
   score.head = static_cast<int>(best - on_val.mass_on_object.begin());
-  score.coverage =
-      options.split == "val" ? on_val : measure_coverage(context, vit, store, *scenes.test, options, image_px);
+  score.coverage = options.split == "val"
+                       ? on_val
+                       : measure_coverage(context, vit, store, *scenes.test, options, image_px, stage("attention"));
   return score;
 }
 
 }  // namespace
 
 SceneEvaluation evaluate_scenes(Context& context, const SceneEvaluationOptions& options,
-                                const std::function<void(const std::string&)>& progress) {
-  const auto say = [&](const std::string& what) {
-    if (progress) progress(what);
-  };
+                                const SceneProgress& progress) {
   const WeightsFile file = read_weights(options.weights);
   const Scenes scenes{open_dataset(options.data, {.split = "train"}), open_dataset(options.data, {.split = "val"}),
                       open_dataset(options.data, {.split = options.split})};
@@ -111,26 +118,26 @@ SceneEvaluation evaluate_scenes(Context& context, const SceneEvaluationOptions& 
   result.train_images = scenes.train->size();
   result.images = scenes.test->size();
 
-  say("raw pixels");
   SceneScore pixels{.name = "raw pixels"};
-  const FeatureTable train_pixels = pixel_features(*scenes.train, kPixelSide, options.threads);
+  const auto show_pixels = [&](std::int64_t done, std::int64_t total, double) {
+    if (progress) progress(pixels.name, done, total);
+  };
+  const FeatureTable train_pixels = pixel_features(*scenes.train, kPixelSide, options.threads, show_pixels);
   const FeatureTable test_pixels = pixel_features(*scenes.test, kPixelSide, options.threads);
   score_features(context, scenes, train_pixels, test_pixels, options, pixels);
   const std::vector<std::int32_t> coarse = coarse_labels(*scenes.train, train_pixels.labels);
   result.classes = 1 + *std::max_element(coarse.begin(), coarse.end());
   result.scores.push_back(std::move(pixels));
 
-  say("untrained network");
   {
     ParameterLayout layout;
     const Vit vit(layout, file.config());
     ParameterStore store(context, layout, DType::float32, ParameterStore::Role::inference);
     store.initialize(0);
-    result.scores.push_back(score_network(context, "untrained", vit, store, scenes, options));
+    result.scores.push_back(score_network(context, "untrained", vit, store, scenes, options, progress));
   }
-  say("trained network");
   const Backbone backbone(context, file, DType::float32);
-  result.scores.push_back(score_network(context, "trained", backbone.vit, backbone.store, scenes, options));
+  result.scores.push_back(score_network(context, "trained", backbone.vit, backbone.store, scenes, options, progress));
   return result;
 }
 

@@ -37,9 +37,12 @@ struct SceneEvaluation {
   std::vector<SceneScore> scores;  // raw pixels, untrained network, trained network
 };
 
+/// Called now and then with what is being done and how many of its scenes are.
+using SceneProgress = std::function<void(const std::string& stage, std::int64_t done, std::int64_t total)>;
+
 /// Compares raw pixels (32×32), the network as it was before training, and the trained one on scenes that none of
-/// them has seen. `progress` is told what is being done.
+/// them has seen.
 SceneEvaluation evaluate_scenes(Context& context, const SceneEvaluationOptions& options,
-                                const std::function<void(const std::string&)>& progress = {});
+                                const SceneProgress& progress = {});
 
 }  // namespace dino

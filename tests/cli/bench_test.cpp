@@ -1,25 +1,20 @@
 #include "tests/support/catch.h"
+#include "tests/support/program.h"
 
-#include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
 #include <cmath>
-#include <cstdio>
+#include <iterator>
+#include <sstream>
 #include <string>
-#include <utility>
 
 namespace dino {
 namespace {
 
-/// Standard output and exit status of the program.
-std::pair<std::string, int> run(const std::string& arguments) {
-  const std::string command = "\"" DINO_PROGRAM "\" " + arguments;
-  std::FILE* pipe = popen(command.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  std::string output;
-  for (int c; (c = std::fgetc(pipe)) != EOF;) output += static_cast<char>(c);
-  const int status = pclose(pipe);
-  return {output, WIFEXITED(status) ? WEXITSTATUS(status) : -1};
+/// Runs the program with arguments that hold no spaces.
+test::Outcome run(const std::string& arguments) {
+  std::istringstream words(arguments);
+  return test::run_program({std::istream_iterator<std::string>(words), {}});
 }
 
 const std::string kSmall =
@@ -28,10 +23,10 @@ const std::string kSmall =
     "--threads 1 ";
 
 TEST_CASE("bench step prints exactly one JSON object with what was measured") {
-  const auto [output, status] = run(kSmall + "--precision fp32 --json");
+  const auto [status, output, errors] = run(kSmall + "--precision fp32 --json");
   CHECK(status == 0);
   const auto json = nlohmann::json::parse(output, nullptr, false);
-  INFO(output);
+  INFO(output << errors);
   REQUIRE(json.is_object());
   CHECK(json.at("images_per_second").get<double>() > 0);
   CHECK(json.at("cpu_seconds_per_image").get<double>() > 0);
@@ -50,10 +45,10 @@ TEST_CASE("bench step prints exactly one JSON object with what was measured") {
 }
 
 TEST_CASE("bench step measures bf16 and accumulation") {
-  const auto [output, status] = run(kSmall + "--precision bf16 --accumulation 3 --json");
+  const auto [status, output, errors] = run(kSmall + "--precision bf16 --accumulation 3 --json");
   CHECK(status == 0);
   const auto json = nlohmann::json::parse(output, nullptr, false);
-  INFO(output);
+  INFO(output << errors);
   REQUIRE(json.is_object());
   CHECK(json.at("precision") == "bf16");
   CHECK(json.at("accumulation") == 3);
@@ -61,9 +56,9 @@ TEST_CASE("bench step measures bf16 and accumulation") {
 }
 
 TEST_CASE("bench step refuses options that it does not know") {
-  const auto [output, status] = run("bench step --out_dmi 3 2>&1");
-  CHECK(status == 2);
-  CHECK(output.find("out_dim") != std::string::npos);
+  const test::Outcome outcome = run("bench step --out_dmi 3");
+  CHECK(outcome.status == 2);
+  CHECK(outcome.errors.find("out_dim") != std::string::npos);
 }
 
 }  // namespace

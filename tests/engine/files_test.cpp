@@ -114,3 +114,25 @@ TEST_CASE("an empty file reads as an empty text") {
   CHECK(read_text_file(folder.path() / "empty").empty());
   CHECK(contains(error_of([&] { read_text_file(folder.path()); }), "folder"));
 }
+
+TEST_CASE("An output folder is made and tried") {
+  const TemporaryFolder folder;
+  make_output_folder(folder.path() / "a" / "b");
+  make_output_folder(folder.path() / "a" / "b");
+  CHECK(entries(folder.path() / "a" / "b") == 0);
+  const auto file = folder.write("file", "text");
+  CHECK(contains(error_of([&] { make_output_folder(file); }), file.string()));
+  CHECK(contains(error_of([&] { make_output_folder(file / "below"); }), (file / "below").string()));
+}
+
+TEST_CASE("Parts of processes that are gone are removed, and nothing else") {
+  const TemporaryFolder folder;
+  folder.write("last.part999999999", "of a process that cannot be");
+  folder.write("last.part" + std::to_string(getpid()), "of this one");
+  for (const char* name : {"last.part", "last.part1x", "last.partner", "last.part-3", "part7", "last.part0"})
+    folder.write(name, "something else");
+  remove_abandoned_parts(folder.path());
+  CHECK(entries(folder.path()) == 7);
+  CHECK_FALSE(std::filesystem::exists(folder.path() / "last.part999999999"));
+  remove_abandoned_parts(folder.path() / "missing");
+}

@@ -8,6 +8,7 @@
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
+#include "train/stop_signal.h"
 
 #include <nlohmann/json.hpp>
 
@@ -146,6 +147,48 @@ TEST_CASE("A run that was stopped and resumed equals one that was not, bit for b
   }
 }
 
+TEST_CASE("A run that was stopped in an evaluation begins with it when it is resumed") {
+  const DrawnPictures images(11);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.accumulation = 2;
+  config.knn_every = 1;
+  config.output_dir = (folder.path() / "whole").string();
+  REQUIRE(run(config, images, StartMode::fresh, center_score) == 0);
+  const std::filesystem::path whole = config.output_dir;
+  REQUIRE(log_lines(whole, "knn.jsonl").size() == 4);  // before the first of three epochs as well
+
+  for (const int stop : {0, 1, 3}) {
+    INFO("in evaluation " << stop);
+    config.output_dir = (folder.path() / std::to_string(stop)).string();
+    int evaluations = 0;
+    const auto stopped = [&](StudentTeacher& networks) {
+      if (evaluations++ == stop) std::raise(SIGINT);
+      StopSignal::check();
+      return center_score(networks);
+    };
+    REQUIRE(run(config, images, StartMode::fresh, stopped) == 128 + SIGINT);
+    REQUIRE(evaluations == stop + 1);
+    REQUIRE(run(config, images, StartMode::resume, center_score) == 0);
+    for (const char* name : {kLastCheckpoint, kBestCheckpoint})
+      check_same_checkpoint(std::filesystem::path(config.output_dir) / name, whole / name);
+    for (const char* name : {"log.jsonl", "knn.jsonl"})
+      CHECK(log_lines(config.output_dir, name) == log_lines(whole, name));
+  }
+}
+
+TEST_CASE("A run goes on where an evaluation fails") {
+  const DrawnPictures images(8);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.knn_every = 1;
+  config.output_dir = folder.path().string();
+  const auto failing = [](StudentTeacher&) -> Evaluation { fail("knn", "the labelled pictures went away"); };
+  CHECK(run(config, images, StartMode::fresh, failing) == 0);
+  CHECK(log_lines(folder.path()).size() == 12);
+  CHECK(log_lines(folder.path(), "knn.jsonl").empty());
+}
+
 TEST_CASE("Resuming a finished run changes nothing, and more epochs go on from it") {
   const DrawnPictures images(8);
   const TemporaryFolder folder;
@@ -197,7 +240,7 @@ TEST_CASE("A damaged checkpoint is refused, and every file of the run stays as i
        changed("optimizer.second_moment.backbone.cls_token", "optimizer.second_moment.backbone.cls_tokem")},
       {"another shape", changed("\"dtype\":\"F32\",\"shape\":[48]", "\"dtype\":\"I32\",\"shape\":[48]")},
       {"position", changed("\"step\":\"2\"", "\"step\":\"x\"")},
-      {"negative position", changed("\"batch\":\"0\",", "\"batch\":\"-\",")},
+      {"no position", changed("\"batch\":\"0\",", "\"batch\":\"-\",")},
       {"score", changed("\"best_score\":\"-1\"", "\"best_score\":\"a1\"")},
       {"config", changed("patch_size = 8", "patch_size = x")}};
   for (const auto& [what, content] : damages) {

@@ -185,7 +185,7 @@ TEST_CASE("attention pictures are written for the heads that are asked for") {
   CHECK(map.rgb == enlarge_cells(heat_colors(maps.map_of(1)), 2, 3, 4).rgb);
   Image sheet;
   decode_image_file(folder.path() / "new" / "folder" / "cat_sheet.png", {}, sheet);
-  CHECK(sheet.height == 3 * (8 + 4) + 4);
+  CHECK(sheet.height == 3 * (8 + 4) + 4 + 12);  // 12 for the titles
   CHECK(sheet.width == 4 * (12 + 4) + 4);
   CHECK_THROWS_AS(names({.heads = {2}}), Error);
 

@@ -1,0 +1,57 @@
+#include "engine/progress.h"
+
+#include "engine/files.h"
+#include "tests/support/catch.h"
+#include "tests/support/temporary_folder.h"
+
+using namespace dino;
+
+TEST_CASE("The time that is left follows the pace of the last half minute") {
+  RemainingTime remaining;
+  CHECK(remaining.left_s(100) == 0);
+  remaining.note(0, 0);
+  CHECK(remaining.left_s(100) == 0);
+  remaining.note(10, 1);  // a slow start
+  CHECK(remaining.left_s(101) == Approx(1000));
+  std::int64_t done = 1;
+  double now_s = 10;
+  for (; now_s < 60; now_s += 0.05) remaining.note(now_s, done++);
+  // Twenty a second; the slow start is forgotten.
+  CHECK(remaining.left_s(done + 1000) == Approx(50).epsilon(0.01));
+  // A pause is seen, and forgotten as well.
+  now_s += 30;
+  remaining.note(now_s, done);
+  CHECK(remaining.left_s(done + 1000) > 60);
+  for (const double end_s = now_s + 40; now_s < end_s; now_s += 0.05) remaining.note(now_s, done++);
+  CHECK(remaining.left_s(done + 1000) == Approx(50).epsilon(0.01));
+}
+
+TEST_CASE("Durations read as clocks do") {
+  CHECK(format_duration(0) == "0:00");
+  CHECK(format_duration(59.6) == "1:00");
+  CHECK(format_duration(3723) == "1:02:03");
+  CHECK(format_duration(-1) == "0:00");
+}
+
+TEST_CASE("Progress that does not go to a terminal is plain lines: the first, some between, and the last") {
+  const test::TemporaryFolder folder;
+  const std::filesystem::path path = folder.path() / "log";
+  std::FILE* file = std::fopen(path.c_str(), "w");
+  REQUIRE(file != nullptr);
+  {
+    Progress progress("step", 1000, 10, file);
+    progress.update(10, "| nothing yet");
+    for (int i = 11; i <= 1000; ++i) {
+      progress.update(i, "| some");
+      if (i == 500) progress.message("a message");
+    }
+  }
+  std::fclose(file);
+  const std::string text = read_text_file(path);
+  INFO(text);
+  CHECK(text.starts_with("step 11/1000 | some | "));
+  CHECK(text.find("\na message\nstep 1000/1000 | some | ") != std::string::npos);
+  CHECK(text.ends_with("| 0:00 left\n"));
+  CHECK(text.find("nothing yet") == std::string::npos);
+  CHECK(text.find('\r') == std::string::npos);
+}

@@ -1,0 +1,75 @@
+#include "tests/support/program.h"
+
+#include "engine/files.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+
+namespace dino::test {
+namespace {
+
+void redirect(const std::string& path, int descriptor) {
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  if (file < 0 || dup2(file, descriptor) < 0) _exit(126);
+  close(file);
+}
+
+}  // namespace
+
+Program::Program(const std::vector<std::string>& arguments, const ProgramLimits& limits) {
+  std::vector<std::string> words{DINO_PROGRAM};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  const std::string output = limits.output.empty() ? (folder_.path() / "output").string() : limits.output;
+  const std::string errors = (folder_.path() / "errors").string();
+  process_ = fork();
+  if (process_ < 0) throw std::runtime_error("cannot start a process");
+  if (process_ > 0) return;
+  // The child, in which nothing but system calls is safe.
+  redirect(output, STDOUT_FILENO);
+  redirect(errors, STDERR_FILENO);
+  if (!limits.working_folder.empty() && chdir(limits.working_folder.c_str()) != 0) _exit(126);
+  if (limits.file_bytes > 0) {
+    const rlimit limit{static_cast<rlim_t>(limits.file_bytes), static_cast<rlim_t>(limits.file_bytes)};
+    std::signal(SIGXFSZ, SIG_IGN);  // so that writing fails, as it does on a full disk
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(126);
+  }
+  execv(argv[0], argv.data());
+  _exit(127);
+}
+
+Program::~Program() {
+  if (process_ < 0) return;
+  send(SIGKILL);
+  waitpid(process_, nullptr, 0);
+}
+
+void Program::send(int signal) const { kill(process_, signal); }
+
+bool Program::is_running() {
+  if (process_ > 0 && waitpid(process_, &raw_status_, WNOHANG) == process_) process_ = -1;
+  return process_ > 0;
+}
+
+Outcome Program::wait() {
+  if (process_ > 0) waitpid(process_, &raw_status_, 0);
+  process_ = -1;
+  const auto text = [&](const char* name) {
+    return std::filesystem::exists(folder_.path() / name) ? read_text_file(folder_.path() / name) : std::string();
+  };
+  return {WIFEXITED(raw_status_) ? WEXITSTATUS(raw_status_) : 128 + WTERMSIG(raw_status_), text("output"),
+          text("errors")};
+}
+
+bool is_one_line_error(const std::string& text) {
+  return text.starts_with("dino_cuda: ") && text.ends_with('\n') && std::count(text.begin(), text.end(), '\n') == 1;
+}
+
+}  // namespace dino::test

@@ -1,0 +1,51 @@
+#pragma once
+
+#include "tests/support/temporary_folder.h"
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dino::test {
+
+/// What a finished program left behind.
+struct Outcome {
+  int status = 0;  // of its exit; 128 + the signal that killed it
+  std::string output, errors;
+};
+
+struct ProgramLimits {
+  std::int64_t file_bytes = 0;  // no file may grow beyond it, as on a full disk; 0: no limit
+  std::string output = {};      // file or device that takes the standard output instead of Outcome::output
+  std::string working_folder = {};
+};
+
+/// The dino_cuda program of this build with some arguments, running beside the test.
+class Program {
+ public:
+  explicit Program(const std::vector<std::string>& arguments, const ProgramLimits& limits = {});
+  /// Kills it if it still runs.
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  void send(int signal) const;
+  bool is_running();
+  Outcome wait();
+
+ private:
+  TemporaryFolder folder_;  // of what it prints
+  pid_t process_ = -1;
+  int raw_status_ = 0;
+};
+
+inline Outcome run_program(const std::vector<std::string>& arguments, const ProgramLimits& limits = {}) {
+  return Program(arguments, limits).wait();
+}
+
+/// Exactly one line that begins with the program's name.
+bool is_one_line_error(const std::string& text);
+
+}  // namespace dino::test

@@ -1,0 +1,48 @@
+#include "visualize/lettering.h"
+
+#include <stb_easy_font.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace dino {
+namespace {
+
+/// A vertex as stb_easy_font writes it; four make an upright rectangle, clockwise from its upper left corner.
+struct Vertex {
+  float x, y, z;
+  std::uint8_t color[4];
+};
+constexpr std::size_t kBytesPerLetter = 512;  // 270 on the average
+
+}  // namespace
+
+int text_width(const std::string& text, int scale) {
+  std::string copy = text;  // stb_easy_font takes it writable
+  return scale * stb_easy_font_width(copy.data());
+}
+
+void draw_text(Image& image, int left, int top, const std::string& text, int scale, Rgb color) {
+  std::string copy = text;
+  std::vector<Vertex> vertices(kBytesPerLetter * (text.size() + 1) / sizeof(Vertex));
+  const int quads = stb_easy_font_print(0, 0, copy.data(), nullptr, vertices.data(),
+                                        static_cast<int>(vertices.size() * sizeof(Vertex)));
+  for (int q = 0; q < quads; ++q) {
+    const Vertex& first = vertices[static_cast<std::size_t>(4 * q)];
+    const Vertex& opposite = vertices[static_cast<std::size_t>(4 * q + 2)];
+    const int x0 = std::max(0, left + scale * static_cast<int>(first.x));
+    const int y0 = std::max(0, top + scale * static_cast<int>(first.y));
+    const int x1 = std::min(image.width, left + scale * static_cast<int>(opposite.x));
+    const int y1 = std::min(image.height, top + scale * static_cast<int>(opposite.y));
+    for (int y = y0; y < y1; ++y) {
+      for (int x = x0; x < x1; ++x) {
+        const auto pixel =
+            static_cast<std::size_t>(y) * static_cast<std::size_t>(image.width) + static_cast<std::size_t>(x);
+        std::copy(color.begin(), color.end(), image.rgb.begin() + static_cast<std::ptrdiff_t>(3 * pixel));
+      }
+    }
+  }
+}
+
+}  // namespace dino
