@@ -5,30 +5,26 @@
 
 /// Declares one operation of a kernel folder: `name(args, stream)` runs it on the stream's device.
 ///   cpu::name        name_cpu.cpp, tuned
-///   cuda::name       name_cuda.cu, tuned; present when the build has CUDA (DINO_WITH_CUDA)
+///   cuda::name       name_cuda.cu, tuned. Weak: a program is linked with the CUDA kernels, with the same sources made
+///   to
+///                    run on the host (tests/simt), or without; only then is it missing, and no stream is on CUDA.
 ///   reference::name  name_reference.cpp, the double-precision oracle; host arrays, also of float64
 /// Use it inside `namespace dino`, after the argument struct.
-#if DINO_WITH_CUDA
-#define DINO_OPERATION(name, Args)                                                        \
-  namespace reference {                                                                   \
-  void name(const Args& args);                                                            \
-  }                                                                                       \
-  namespace cpu {                                                                         \
-  void name(const Args& args, Stream& stream);                                            \
-  }                                                                                       \
-  namespace cuda {                                                                        \
-  void name(const Args& args, Stream& stream);                                            \
-  }                                                                                       \
-  inline void name(const Args& args, Stream& stream) {                                    \
-    stream.device() == Device::cuda ? cuda::name(args, stream) : cpu::name(args, stream); \
+#define DINO_OPERATION(name, Args)                                                            \
+  namespace reference {                                                                       \
+  void name(const Args& args);                                                                \
+  }                                                                                           \
+  namespace cpu {                                                                             \
+  void name(const Args& args, Stream& stream);                                                \
+  }                                                                                           \
+  namespace cuda {                                                                            \
+  [[gnu::weak]] void name(const Args& args, Stream& stream);                                  \
+  }                                                                                           \
+  inline void name(const Args& args, Stream& stream) {                                        \
+    if (stream.device() == Device::cpu) {                                                     \
+      cpu::name(args, stream);                                                                \
+      return;                                                                                 \
+    }                                                                                         \
+    require(&cuda::name != nullptr, #name, "there is no CUDA kernel for it in this program"); \
+    cuda::name(args, stream);                                                                 \
   }
-#else
-#define DINO_OPERATION(name, Args)             \
-  namespace reference {                        \
-  void name(const Args& args);                 \
-  }                                            \
-  namespace cpu {                              \
-  void name(const Args& args, Stream& stream); \
-  }                                            \
-  inline void name(const Args& args, Stream& stream) { cpu::name(args, stream); }
-#endif

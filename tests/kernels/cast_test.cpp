@@ -1,5 +1,6 @@
 #include "kernels/cast/cast.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <limits>
@@ -7,32 +8,34 @@
 using namespace dino;
 using namespace dino::test;
 
-TEST_CASE("cast agrees with the oracle to the last bit") {
-  const auto stream = make_cpu_stream();
+static void check_cast(Stream& stream);
+TEST_CASE("cast agrees with the oracle to the last bit", "[device]") { every_stream(check_cast); }
+static void check_cast(Stream& stream) {
   for (const std::int64_t n : {1, 7, 8, 63, 1000, 70001}) {
     for (const int misalign : {0, 1}) {
       const HostArray x = random_normal(DType::float32, {n}, 1, 1.0, 0.0, misalign);
       HostArray y(DType::bfloat16, {n}, misalign);
       HostArray expected(DType::bfloat16, {n});
-      cast({.x = x, .y = y}, *stream);
+      cast({.x = x, .y = y}, stream);
       reference::cast({.x = x, .y = expected});
       check_close(y, expected, 0.0, "fp32 to bf16");
       HostArray back(DType::float32, {n}, misalign);
-      cast({.x = y, .y = back}, *stream);
+      cast({.x = y, .y = back}, stream);
       check_close(back, expected, 0.0, "bf16 to fp32");
     }
   }
 }
 
-TEST_CASE("cast rounds to nearest even and keeps what is not finite") {
-  const auto stream = make_cpu_stream();
+static void check_rounding(Stream& stream);
+TEST_CASE("cast rounds to nearest even and keeps what is not finite", "[device]") { every_stream(check_rounding); }
+static void check_rounding(Stream& stream) {
   const float infinity = std::numeric_limits<float>::infinity();
   const float values[] = {1.0F + 0x1p-8F, 1.0F + 3 * 0x1p-8F, 1.0F + 0x1p-8F + 0x1p-20F,
                           infinity,       -infinity,          std::numeric_limits<float>::quiet_NaN(),
                           -0.0F};
   const std::int64_t n = std::size(values);
   HostArray y(DType::bfloat16, {n});
-  cast({.x = ConstArray(values, {n}), .y = y}, *stream);
+  cast({.x = ConstArray(values, {n}), .y = y}, stream);
   CHECK(y.at(0) == 1.0);
   CHECK(y.at(1) == 1.0 + 4 * 0x1p-8);
   CHECK(y.at(2) == 1.0 + 2 * 0x1p-8);

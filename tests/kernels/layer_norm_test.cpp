@@ -2,7 +2,7 @@
 
 #include "kernels/common/parallel.h"
 #include "tests/support/catch.h"
-#include "tests/support/every_target.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 using namespace dino;
@@ -27,10 +27,9 @@ HostArray row_sequences(std::int64_t rows) {
 
 }  // namespace
 
-static void check_forward();
-TEST_CASE("layer_norm forward agrees with the oracle") { every_target(check_forward); }
-static void check_forward() {
-  const auto stream = make_cpu_stream();
+static void check_forward(Stream& stream);
+TEST_CASE("layer_norm forward agrees with the oracle", "[device]") { every_stream(check_forward); }
+static void check_forward(Stream& stream) {
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Size size : kSizes) {
       for (const int misalign : {0, 1}) {
@@ -58,7 +57,7 @@ static void check_forward() {
                                 .normalized = y,
                                 .mean = mean,
                                 .rstd = rstd};
-          layer_norm_forward(args, *stream);
+          layer_norm_forward(args, stream);
 
           // The oracle normalises the kernel's own sum, whose bf16 rounding is not the norm's error.
           HostArray sum_expected(dtype, matrix);
@@ -90,8 +89,11 @@ static void check_forward() {
   }
 }
 
-TEST_CASE("layer_norm may write the sum over its input and needs no statistics") {
-  const auto stream = make_cpu_stream();
+static void check_sum_in_place(Stream& stream);
+TEST_CASE("layer_norm may write the sum over its input and needs no statistics", "[device]") {
+  every_stream(check_sum_in_place);
+}
+static void check_sum_in_place(Stream& stream) {
   const Shape matrix{5, 33};
   HostArray x = random_normal(DType::float32, matrix, 1);
   const HostArray branch = random_normal(DType::float32, matrix, 2);
@@ -110,15 +112,14 @@ TEST_CASE("layer_norm may write the sum over its input and needs no statistics")
   reference::layer_norm_forward(args);
   args.sum = x;
   args.normalized = y;
-  layer_norm_forward(args, *stream);
+  layer_norm_forward(args, stream);
   check_close(x, sum, 1e-6, "sum");
   check_close(y, y_expected, 2e-6, "normalized");
 }
 
-static void check_backward();
-TEST_CASE("layer_norm backward agrees with the oracle in every mode") { every_target(check_backward); }
-static void check_backward() {
-  const auto stream = make_cpu_stream();
+static void check_backward(Stream& stream);
+TEST_CASE("layer_norm backward agrees with the oracle in every mode", "[device]") { every_stream(check_backward); }
+static void check_backward(Stream& stream) {
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Size size : kSizes) {
       for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
@@ -170,7 +171,7 @@ static void check_backward() {
           oracle.dgamma = dgamma_expected;
           oracle.dbeta = dbeta_expected;
           reference::layer_norm_backward(oracle);
-          layer_norm_backward(args, *stream);
+          layer_norm_backward(args, stream);
           check_close(args.dx, dx_expected, tolerance(dtype), "dx");
           check_close(d_branch, d_branch_expected, tolerance(dtype), "d_branch");
           check_close(dgamma, dgamma_expected, 2e-6, "dgamma");

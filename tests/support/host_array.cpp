@@ -6,11 +6,27 @@
 #include <cstring>
 #include <limits>
 
+// There where the program is made with the address sanitizer.
+extern "C" {
+[[gnu::weak]] void __asan_poison_memory_region(const volatile void* address, std::size_t size_bytes);
+[[gnu::weak]] void __asan_unpoison_memory_region(const volatile void* address, std::size_t size_bytes);
+}
+
 namespace dino::test {
 namespace {
 
 constexpr std::size_t kCanaryBytes = 64;
 constexpr std::byte kCanary{0xC5};
+
+/// Lets the address sanitizer report any access to what lies around an array, reading included.
+void guard(std::byte* begin, std::byte* end) {
+  if (__asan_poison_memory_region != nullptr) __asan_poison_memory_region(begin, static_cast<std::size_t>(end - begin));
+}
+void unguard(const std::byte* begin, const std::byte* end) {
+  if (__asan_unpoison_memory_region != nullptr) {
+    __asan_unpoison_memory_region(begin, static_cast<std::size_t>(end - begin));
+  }
+}
 
 }  // namespace
 
@@ -22,10 +38,14 @@ HostArray::HostArray(DType dtype, const Shape& shape, int misalign)
   data_ = buffer_.data() + kCanaryBytes + static_cast<std::size_t>(misalign) * size_of(dtype);
   // All bits set: NaN in every floating-point type, -1 in the signed integers.
   std::memset(data_, 0xff, static_cast<std::size_t>(shape.size()) * size_of(dtype));
+  guard(buffer_.data(), data_);
+  guard(data_ + static_cast<std::size_t>(shape.size()) * size_of(dtype), buffer_.data() + buffer_.size());
 }
 
 HostArray::~HostArray() {
-  if (data_ != nullptr && buffer_.data() != nullptr && !canaries_intact()) {
+  if (data_ == nullptr || buffer_.data() == nullptr) return;
+  unguard(buffer_.data(), buffer_.data() + buffer_.size());
+  if (!canaries_intact()) {
     FAIL_CHECK("a kernel wrote outside an array of shape " << shape_.to_string());
   }
 }

@@ -1,0 +1,67 @@
+#pragma once
+
+#include "kernels/common/array.h"
+#include "kernels/common/cuda/device.h"
+#include "kernels/common/stream.h"
+
+#include <cstdint>
+
+namespace dino::cuda {
+
+/// The widest pack of at most 16 bytes in which rows of `width` elements can be read at these addresses; absent arrays
+/// do not matter.
+template <typename T, typename... Arrays>
+int pack_size(std::int64_t width, const Arrays&... arrays) {
+  const auto fits = [&](int n) {
+    const auto bytes = static_cast<std::uintptr_t>(n) * sizeof(T);
+    return width % n == 0 && (... && (reinterpret_cast<std::uintptr_t>(arrays.data()) % bytes == 0));
+  };
+  constexpr int kWidest = 16 / static_cast<int>(sizeof(T));
+  return fits(kWidest) ? kWidest : 1;
+}
+
+/// Blocks that hold `items` when each takes `per_block`.
+inline unsigned blocks_for(std::int64_t items, std::int64_t per_block) {
+  return static_cast<unsigned>((items + per_block - 1) / per_block);
+}
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  std::size_t shared_bytes = 0;
+};
+
+#ifdef __CUDACC__
+
+/// Throws Error, naming the call, unless it returned cudaSuccess.
+inline void check(cudaError_t status, const char* call) {
+  require(status == cudaSuccess, "cuda", "{} failed: {}", call, cudaGetErrorString(status));
+}
+
+/// Puts a kernel on a stream. Throws Error when it cannot be started; what fails later shows in the next call that
+/// waits.
+template <typename... Parameters, typename... Args>
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream& stream, const Args&... args) {
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  constexpr std::size_t kWithoutAsking = 48 << 10;
+  if (shape.shared_bytes > kWithoutAsking) {
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
+        "cudaFuncSetAttribute");
+  }
+  kernel<<<shape.grid, shape.block, shape.shared_bytes, static_cast<cudaStream_t>(stream.handle())>>>(
+      static_cast<Parameters>(args)...);
+  check(cudaGetLastError(), "kernel launch");
+}
+
+#else
+
+/// Runs a kernel on the host, to its end.
+template <typename... Parameters, typename... Args>
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream&, const Args&... args) {
+  simt::run_grid(shape.grid, shape.block, shape.shared_bytes, [&] { kernel(static_cast<Parameters>(args)...); });
+}
+
+#endif
+
+}  // namespace dino::cuda

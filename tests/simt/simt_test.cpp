@@ -1,0 +1,175 @@
+// The host's form of CUDA: that it computes what CUDA would, and that it finds the mistakes that it is there to find.
+#include "kernels/common/cuda/launch.h"
+#include "tests/simt/host_stream.h"
+#include "tests/support/catch.h"
+#include "tests/support/host_array.h"
+#include "tests/support/pictures.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+using namespace dino;
+using namespace dino::test;
+
+namespace {
+
+constexpr int kThreads = 96;
+const simt::Schedule kSchedules[] = {simt::Schedule::ascending, simt::Schedule::descending, simt::Schedule::shuffled};
+
+enum class Fault { none, no_barrier, no_second_barrier, divergent_barrier, short_tail, unwritten, beyond_shared };
+
+/// Sums of the blocks' values by way of shared memory, twice, with one mistake or none.
+template <Fault kFault>
+__global__ void block_sums(const float* x, float* sums, int n) {
+  float* shared = &cuda::shared_memory<float>();  // one value per warp
+  const int thread = static_cast<int>(threadIdx.x);
+  const int i = static_cast<int>(blockIdx.x) * kThreads + thread;
+  const int end = kFault == Fault::short_tail ? n - 1 : n;
+  float result = 0;
+  for (int round = 0; round < 2; ++round) {
+    const float sum = cuda::warp_sum(i < end ? x[i] * static_cast<float>(round + 1) : 0.0F);
+    const int slot = thread / 32 + (kFault == Fault::beyond_shared ? 1 : 0);
+    if (thread % 32 == 0) shared[slot] = sum;
+    if (kFault == Fault::divergent_barrier) {
+      if (thread < 64) __syncthreads();
+    } else if (kFault != Fault::no_barrier) {
+      __syncthreads();
+    }
+    for (int warp = 0; warp < kThreads / 32; ++warp) result += shared[warp];
+    if (kFault != Fault::no_second_barrier) __syncthreads();
+  }
+  if (thread == 0 && (kFault != Fault::unwritten || blockIdx.x > 0)) sums[blockIdx.x] = result;
+}
+
+/// How far the kernel's sums are from the right ones; infinite where one is not written.
+template <Fault kFault>
+double error_of_sums(simt::Schedule schedule) {
+  const int n = 250;
+  const HostArray x = random_normal(DType::float32, {n}, 1, 1.0, 2.0);
+  HostArray sums(DType::float32, {3});
+  HostArray expected(DType::float64, {3});
+  for (int b = 0; b < 3; ++b) expected.set(b, 0);
+  for (int i = 0; i < n; ++i) expected.set(i / kThreads, expected.at(i / kThreads) + 3 * x.at(i));
+  const auto stream = simt::make_host_stream();
+  simt::set_schedule(schedule);
+  cuda::launch(block_sums<kFault>, {3, kThreads, kThreads / 32 * sizeof(float)}, *stream, x.as<float>(),
+               sums.as<float>(), n);
+  simt::set_schedule(simt::Schedule::ascending);
+  return difference(sums, expected).relative_norm;
+}
+
+template <Fault kFault>
+double largest_error() {
+  double largest = 0;
+  for (const simt::Schedule schedule : kSchedules) largest = std::max(largest, error_of_sums<kFault>(schedule));
+  return largest;
+}
+
+/// Does this end a process, as the address sanitizer does?
+bool kills(const std::function<void()>& call) {
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    std::freopen("/dev/null", "w", stderr);
+    call();
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+__global__ void read_at(const float* x, float* y, int i) { y[0] = x[i]; }
+
+/// Every lane writes what the warp's operations give it.
+__global__ void warp_operations(std::int32_t* out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  out += 6 * threadIdx.x;
+  out[0] = __shfl_sync(cuda::kWholeWarp, lane * lane, 5);
+  out[1] = __shfl_xor_sync(cuda::kWholeWarp, lane, 3);
+  out[2] = __shfl_down_sync(cuda::kWholeWarp, lane, 8);
+  out[3] = static_cast<std::int32_t>(__ballot_sync(cuda::kWholeWarp, lane % 2 == 1));
+  out[4] = __all_sync(cuda::kWholeWarp, lane < 32) && !__all_sync(cuda::kWholeWarp, lane < 31) ? 1 : 0;
+  const unsigned half = lane < 16 ? 0x0000ffffU : 0xffff0000U;
+  out[5] = __shfl_sync(half, lane, lane < 16 ? 3 : 19);
+}
+
+__global__ void shuffle_from_absent_lane(float* out) {
+  if (threadIdx.x < 16) out[threadIdx.x] = __shfl_sync(0x0000ffffU, 1.0F, 16);
+}
+
+__global__ void half_a_warp_waits(float* out) {
+  if (threadIdx.x < 16) out[threadIdx.x] = __shfl_sync(cuda::kWholeWarp, 1.0F, 0);
+}
+
+__global__ void write_index(std::int32_t* out) {
+  const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+  out[block * blockDim.x * blockDim.y * blockDim.z + thread] = static_cast<std::int32_t>(block * 1000 + thread);
+}
+
+}  // namespace
+
+TEST_CASE("simt runs every thread of every block, and computes sums over them") {
+  const auto stream = simt::make_host_stream();
+  HostArray out(DType::int32, {24 * 30});
+  cuda::launch(write_index, {dim3(2, 3, 4), dim3(5, 3, 2)}, *stream, out.as<std::int32_t>());
+  for (int i = 0; i < 24 * 30; ++i) REQUIRE(out.as<std::int32_t>()[i] == i / 30 * 1000 + i % 30);
+  CHECK(largest_error<Fault::none>() <= 1e-6);
+}
+
+TEST_CASE("simt's warp operations are CUDA's") {
+  const auto stream = simt::make_host_stream();
+  for (const simt::Schedule schedule : kSchedules) {
+    simt::set_schedule(schedule);
+    HostArray out(DType::int32, {64, 6});
+    cuda::launch(warp_operations, {1, 64}, *stream, out.as<std::int32_t>());
+    for (int thread = 0; thread < 64; ++thread) {
+      const int lane = thread % 32;
+      const std::int32_t* row = out.as<std::int32_t>() + 6 * thread;
+      REQUIRE(row[0] == 25);
+      REQUIRE(row[1] == (lane ^ 3));
+      REQUIRE(row[2] == (lane + 8 < 32 ? lane + 8 : lane));
+      REQUIRE(row[3] == static_cast<std::int32_t>(0xaaaaaaaaU));
+      REQUIRE(row[4] == 1);
+      REQUIRE(row[5] == (lane < 16 ? 3 : 19));
+    }
+  }
+  simt::set_schedule(simt::Schedule::ascending);
+}
+
+TEST_CASE("simt finds planted faults") {
+  CHECK_FALSE(largest_error<Fault::no_barrier>() <= 1e-3);
+  CHECK_FALSE(largest_error<Fault::no_second_barrier>() <= 1e-3);
+  CHECK_FALSE(largest_error<Fault::short_tail>() <= 1e-3);
+  CHECK_FALSE(largest_error<Fault::unwritten>() <= 1e-3);
+  for (const simt::Schedule schedule : kSchedules) {
+    const std::string error = error_of([&] { error_of_sums<Fault::divergent_barrier>(schedule); });
+    INFO(error);
+    CHECK(error.starts_with("[simt] divergent: "));
+  }
+  const auto stream = simt::make_host_stream();
+  HostArray out(DType::float32, {32});
+  CHECK(error_of([&] {
+          cuda::launch(shuffle_from_absent_lane, {1, 32}, *stream, out.as<float>());
+        }).find("a lane that does not take part") != std::string::npos);
+  CHECK(error_of([&] {
+          cuda::launch(half_a_warp_waits, {1, 32}, *stream, out.as<float>());
+        }).find("divergent") != std::string::npos);
+  CHECK(error_of([&] {
+          cuda::launch(block_sums<Fault::none>, {1, 96, 3}, *stream, out.as<float>(), out.as<float>(), 1);
+        }).find("less shared memory") != std::string::npos);
+}
+
+TEST_CASE("simt's address sanitizer sees accesses outside of shared memory and of arrays") {
+  CHECK(kills([] { error_of_sums<Fault::beyond_shared>(simt::Schedule::ascending); }));
+  const auto stream = simt::make_host_stream();
+  const HostArray x = random_normal(DType::float32, {10}, 1);
+  HostArray y(DType::float32, {1});
+  const auto read = [&](int i) { cuda::launch(read_at, {1, 1}, *stream, x.as<float>(), y.as<float>(), i); };
+  CHECK_FALSE(kills([&] { read(9); }));
+  CHECK(kills([&] { read(10); }));
+  CHECK(kills([&] { read(-1); }));
+}

@@ -1,0 +1,27 @@
+# DINO_HAS_CUDA: whether CUDA kernels are compiled. Machines without the toolkit build everything else.
+set(DINO_HAS_CUDA OFF)
+# Machine code for A100 and H100/H200, and PTX, from which drivers make code for later cards.
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+if(NOT DINO_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(DINO_HAS_CUDA ON)
+    # CMake 3.25 does not know that CUDA 13 speaks C++20.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  elseif(DINO_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "DINO_CUDA is ON, and there is no CUDA compiler: put nvcc on the PATH, or leave DINO_CUDA at AUTO")
+  else()
+    message(STATUS "No CUDA toolkit: the CUDA kernels are left out")
+  endif()
+endif()
+
+# What every CUDA target has in common. Spills to local memory are errors, as are all warnings.
+add_library(dino_cuda_options INTERFACE)
+target_include_directories(dino_cuda_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_link_libraries(dino_cuda_options INTERFACE fmt::fmt)
+target_compile_options(dino_cuda_options INTERFACE
+  --expt-relaxed-constexpr --Werror=all-warnings -Xptxas=--warn-on-spills,--warning-as-error)
+# fmt takes nvcc for a compiler without constexpr, of half of which it then makes use.
+target_compile_definitions(dino_cuda_options INTERFACE FMT_USE_CONSTEXPR=1)
