@@ -1,4 +1,4 @@
-#include "kernels/common/cuda/launch.h"
+#include "kernels/column_sum/column_sum_cuda.h"
 #include "kernels/layer_norm/layer_norm.h"
 
 namespace dino::cuda {
@@ -187,21 +187,6 @@ __global__ void __launch_bounds__(kThreads, 1) backward_rows(const Backward<T> a
   for (int c = static_cast<int>(threadIdx.x); c < 2 * args.width; c += kThreads) partial[c] = sums[c];
 }
 
-/// Adds the blocks' shares in their order: dgamma from the first half of each row of `partial`, dbeta from the second.
-__global__ void __launch_bounds__(kThreads)
-    add_partials(const float* __restrict__ partial, int blocks, int width, float* dgamma, bool dgamma_adds,
-                 float* dbeta, bool dbeta_adds) {
-  const int column = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
-  if (column >= 2 * width) return;
-  float* out = column < width ? dgamma : dbeta;
-  if (out == nullptr) return;
-  const bool adds = column < width ? dgamma_adds : dbeta_adds;
-  float sum = 0;
-  for (int block = 0; block < blocks; ++block) sum += partial[std::int64_t{block} * 2 * width + column];
-  out += column % width;
-  *out = adds ? *out + sum : sum;
-}
-
 /// Calls function(N, steps) with the constants for rows of `width` elements that are read in packs of `pack`.
 template <typename T, typename Function>
 void with_columns(std::int64_t width, int pack, const char* where, const Function& function) {
@@ -291,10 +276,8 @@ void layer_norm_backward(const LayerNormBackward& args, Stream& stream) {
     });
   });
   if (!wants_parameters) return;
-  launch(add_partials, {blocks_for(2 * width, kThreads), kThreads}, stream, partial, static_cast<int>(blocks),
-         static_cast<int>(width), wanted<float>(args.dgamma, args.dgamma_mode),
-         args.dgamma_mode == GradientMode::accumulate, wanted<float>(args.dbeta, args.dbeta_mode),
-         args.dbeta_mode == GradientMode::accumulate);
+  launch_add_partials(partial, blocks, 2 * width, width, args.dgamma, args.dgamma_mode, stream);
+  launch_add_partials(partial + width, blocks, 2 * width, width, args.dbeta, args.dbeta_mode, stream);
 }
 
 }  // namespace dino::cuda

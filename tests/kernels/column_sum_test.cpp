@@ -1,6 +1,7 @@
 #include "kernels/column_sum/column_sum.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <omp.h>
@@ -8,8 +9,9 @@
 using namespace dino;
 using namespace dino::test;
 
-TEST_CASE("column sums agree with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_sums(Stream& stream);
+TEST_CASE("column sums agree with the oracle", "[device]") { every_stream(check_sums); }
+static void check_sums(Stream& stream) {
   for (const Shape& shape :
        {Shape{1, 1}, Shape{1, 17}, Shape{63, 3}, Shape{65, 33}, Shape{2760, 384}, Shape{20000, 5}}) {
     for (const int misalign : {0, 1}) {
@@ -20,7 +22,7 @@ TEST_CASE("column sums agree with the oracle") {
           HostArray y =
               mode == GradientMode::accumulate ? before.copy() : HostArray(DType::float32, {shape[1]}, misalign);
           HostArray expected = before.to(DType::float64);
-          column_sum({.x = x, .y = y, .mode = mode}, *stream);
+          column_sum({.x = x, .y = y, .mode = mode}, stream);
           reference::column_sum({.x = x, .y = expected, .mode = mode});
           check_close(y, expected, 2e-6, "sums");
         }
@@ -29,12 +31,13 @@ TEST_CASE("column sums agree with the oracle") {
   }
 }
 
-TEST_CASE("ignored column sums are not written") {
-  const auto stream = make_cpu_stream();
+static void check_ignored(Stream& stream);
+TEST_CASE("ignored column sums are not written", "[device]") { every_stream(check_ignored); }
+static void check_ignored(Stream& stream) {
   const HostArray x = random_normal(DType::float32, {9, 4}, 1);
   HostArray y = random_normal(DType::float32, {4}, 2);
   const HostArray before = y.copy();
-  column_sum({.x = x, .y = y, .mode = GradientMode::ignore}, *stream);
+  column_sum({.x = x, .y = y, .mode = GradientMode::ignore}, stream);
   check_close(y, before, 0.0, "untouched");
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/gelu/gelu.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <cmath>
@@ -25,12 +26,13 @@ HostArray evenly_spaced(DType dtype, std::int64_t count, double limit) {
 
 }  // namespace
 
-TEST_CASE("gelu is the erf formula to fp32 accuracy") {
-  const auto stream = make_cpu_stream();
+static void check_accuracy(Stream& stream);
+TEST_CASE("gelu is the erf formula to fp32 accuracy", "[device]") { every_stream(check_accuracy); }
+static void check_accuracy(Stream& stream) {
   const HostArray x = evenly_spaced(DType::float32, 200001, 10.0);
   HostArray y(DType::float32, x.shape());
   HostArray expected(DType::float64, x.shape());
-  gelu_forward({.x = x, .y = y}, *stream);
+  gelu_forward({.x = x, .y = y}, stream);
   reference::gelu_forward({.x = x, .y = expected});
   for (std::int64_t i = 0; i < x.size(); ++i) {
     const double error = std::abs(y.at(i) - expected.at(i));
@@ -41,11 +43,12 @@ TEST_CASE("gelu is the erf formula to fp32 accuracy") {
   }
 }
 
-TEST_CASE("gelu keeps the ends of the number line") {
-  const auto stream = make_cpu_stream();
+static void check_ends(Stream& stream);
+TEST_CASE("gelu keeps the ends of the number line", "[device]") { every_stream(check_ends); }
+static void check_ends(Stream& stream) {
   const HostArray x = from_values(DType::float32, {6}, {0.0, 100.0, -100.0, 3e38, -3e38, NAN});
   HostArray y(DType::float32, {6});
-  gelu_forward({.x = x, .y = y}, *stream);
+  gelu_forward({.x = x, .y = y}, stream);
   CHECK(y.at(0) == 0.0);
   CHECK(y.at(1) == 100.0);
   CHECK(y.at(2) == 0.0);
@@ -54,28 +57,32 @@ TEST_CASE("gelu keeps the ends of the number line") {
   CHECK(std::isnan(y.at(5)));
 }
 
-TEST_CASE("gelu forward agrees with the oracle for every size and place") {
-  const auto stream = make_cpu_stream();
+static void check_forward(Stream& stream);
+TEST_CASE("gelu forward agrees with the oracle for every size and place", "[device]") { every_stream(check_forward); }
+static void check_forward(Stream& stream) {
   for (const std::int64_t n : {1, 7, 8, 9, 63, 1000, 70001}) {
     for (const int misalign : {0, 1}) {
       for (const DType dtype : {DType::float32, DType::bfloat16}) {
         const HostArray x = random_normal(dtype, {n}, 3, 2.0, 0.0, misalign);
         HostArray y(dtype, {n}, misalign);
         HostArray expected(DType::float64, {n});
-        gelu_forward({.x = x, .y = y}, *stream);
+        gelu_forward({.x = x, .y = y}, stream);
         reference::gelu_forward({.x = x, .y = expected});
         check_close(y, expected, dtype == DType::float32 ? 1e-6 : 4e-3, "gelu");
         if (dtype == DType::bfloat16) CHECK(largest_difference(y, expected.to(dtype)) <= 0x1p-6);  // one step at most
         HostArray in_place = x.copy();
-        gelu_forward({.x = in_place, .y = in_place}, *stream);
+        gelu_forward({.x = in_place, .y = in_place}, stream);
         check_close(in_place, y, 0.0, "gelu in place");
       }
     }
   }
 }
 
-TEST_CASE("gelu backward agrees with the oracle, overwrites, accumulates and sums columns") {
-  const auto stream = make_cpu_stream();
+static void check_backward(Stream& stream);
+TEST_CASE("gelu backward agrees with the oracle, overwrites, accumulates and sums columns", "[device]") {
+  every_stream(check_backward);
+}
+static void check_backward(Stream& stream) {
   for (const Shape& shape : {Shape{1, 1}, Shape{3, 5}, Shape{65, 31}, Shape{200, 384}, Shape{17, 1536}}) {
     for (const DType dtype : {DType::float32, DType::bfloat16}) {
       for (const GradientMode mode : {GradientMode::ignore, GradientMode::overwrite, GradientMode::accumulate}) {
@@ -88,14 +95,14 @@ TEST_CASE("gelu backward agrees with the oracle, overwrites, accumulates and sum
           HostArray dbias = bias_before.copy();
           HostArray expected = before.to(DType::float64);
           HostArray expected_bias = bias_before.to(DType::float64);
-          gelu_backward({.x = x, .dy = dy, .dx = dx, .mode = mode, .dbias = dbias, .dbias_mode = bias_mode}, *stream);
+          gelu_backward({.x = x, .dy = dy, .dx = dx, .mode = mode, .dbias = dbias, .dbias_mode = bias_mode}, stream);
           reference::gelu_backward(
               {.x = x, .dy = dy, .dx = expected, .mode = mode, .dbias = expected_bias, .dbias_mode = bias_mode});
           check_close(dx, expected, dtype == DType::float32 ? 1e-6 : 4e-3, "dx");
           check_close(dbias, expected_bias, 2e-6, "dbias");
           if (mode == GradientMode::overwrite) {
             HostArray in_place = x.copy();
-            gelu_backward({.x = in_place, .dy = dy, .dx = in_place}, *stream);
+            gelu_backward({.x = in_place, .dy = dy, .dx = in_place}, stream);
             check_close(in_place, dx, 0.0, "dx over x");
           }
         }

@@ -108,6 +108,9 @@ inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mas
 
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline float normcdff(float x) {
+  return static_cast<float>(0.5 * std::erfc(-static_cast<double>(x) * 0.70710678118654752));
+}
 inline float rsqrtf(float x) { return 1.0F / std::sqrt(x); }
 
 namespace dino::cuda {

@@ -5,6 +5,7 @@
 #include "kernels/common/stream.h"
 
 #include <cstdint>
+#include <type_traits>
 
 namespace dino::cuda {
 
@@ -18,6 +19,13 @@ int pack_size(std::int64_t width, const Arrays&... arrays) {
   };
   constexpr int kWidest = 16 / static_cast<int>(sizeof(T));
   return fits(kWidest) ? kWidest : 1;
+}
+
+/// Calls function(N) with a pack size as a constant.
+template <typename T, typename Function>
+void with_pack(int pack, const Function& function) {
+  constexpr int kWidest = 16 / static_cast<int>(sizeof(T));
+  pack == kWidest ? function(std::integral_constant<int, kWidest>{}) : function(std::integral_constant<int, 1>{});
 }
 
 /// Blocks that hold `items` when each takes `per_block`.
