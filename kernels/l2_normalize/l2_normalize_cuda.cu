@@ -1,4 +1,5 @@
 #include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/rows.h"
 #include "kernels/common/gradient_mode.h"
 #include "kernels/l2_normalize/l2_normalize.h"
 
@@ -7,21 +8,6 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
-
-/// Σ x·y over a row, in every lane of the warp.
-template <int N, typename T>
-__device__ __forceinline__ float row_dot(const T* x, const T* y, int width) {
-  float sum = 0;
-  for (int c = static_cast<int>(threadIdx.x) % kWarpSize * N; c < width; c += kWarpSize * N) {
-    float a[N];
-    float b[N];
-    load(x + c, a);
-    load(y + c, b);
-#pragma unroll
-    for (int i = 0; i < N; ++i) sum += a[i] * b[i];
-  }
-  return warp_sum(sum);
-}
 
 /// A warp per row; the row comes from the cache the second time.
 template <typename T, int N>
@@ -33,7 +19,7 @@ __global__ void __launch_bounds__(kThreads) normalize_rows(const T* x, T* y, std
   const float norm = sqrtf(row_dot<N>(x, x, width));
   // Written so that NaN stays NaN.
   const float scale = 1.0F / (norm < eps ? eps : norm);
-  for (int c = static_cast<int>(threadIdx.x) % kWarpSize * N; c < width; c += kWarpSize * N) {
+  for (int c = first_column<N>(); c < width; c += kWarpSize * N) {
     float values[N];
     load(x + c, values);
 #pragma unroll
@@ -55,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
   const float inverse = 1.0F / (norm < eps ? eps : norm);
   const float dot = row_dot<N>(x, dy, width);
   const float along = norm < eps ? 0.0F : dot * inverse * inverse * inverse;
-  for (int c = static_cast<int>(threadIdx.x) % kWarpSize * N; c < width; c += kWarpSize * N) {
+  for (int c = first_column<N>(); c < width; c += kWarpSize * N) {
     float values[N];
     float gradient[N];
     float result[N] = {};

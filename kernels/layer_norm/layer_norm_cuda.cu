@@ -208,11 +208,6 @@ void with_columns(std::int64_t width, int pack, const char* where, const Functio
   pack == kWidest ? of_pack(std::integral_constant<int, kWidest>{}) : of_pack(std::integral_constant<int, 1>{});
 }
 
-template <typename T>
-T* wanted(const Array& gradient, GradientMode mode) {
-  return mode == GradientMode::ignore ? nullptr : gradient.as<T>();
-}
-
 }  // namespace
 
 void layer_norm_forward(const LayerNormForward& args, Stream& stream) {

@@ -49,4 +49,9 @@ struct AssembleTokensBackward {
 };
 DINO_OPERATION(assemble_tokens_backward, AssembleTokensBackward)
 
+/// Throw Error unless types and shapes are as declared above.
+void check_patch_embed(const Patchify& args);
+void check_patch_embed(const AssembleTokens& args);
+void check_patch_embed(const AssembleTokensBackward& args);
+
 }  // namespace dino

@@ -29,4 +29,8 @@ struct WeightNormBackward {
 };
 DINO_OPERATION(weight_norm_backward, WeightNormBackward)
 
+/// Throw Error unless types and shapes are as declared above.
+void check_weight_norm(const WeightNorm& args);
+void check_weight_norm(const WeightNormBackward& args);
+
 }  // namespace dino

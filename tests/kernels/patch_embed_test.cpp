@@ -1,5 +1,6 @@
 #include "kernels/patch_embed/patch_embed.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <omp.h>
@@ -25,8 +26,9 @@ double tolerance_of(DType dtype) { return dtype == DType::float32 ? 1e-6 : 0x1p-
 
 }  // namespace
 
-TEST_CASE("patchify agrees with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_patchify(Stream& stream);
+TEST_CASE("patchify agrees with the oracle", "[device]") { every_stream(check_patchify); }
+static void check_patchify(Stream& stream) {
   // One pixel, an odd patch, several chunks of pixels, DINO's sizes.
   for (const Size& size : {Size{1, 1, 1, 1}, Size{2, 6, 9, 3}, Size{1, 14, 28, 14}, Size{1, 14, 1050, 7},
                            Size{3, 96, 96, 16}, Size{2, 64, 96, 8}, Size{1, 224, 224, 16}}) {
@@ -45,7 +47,7 @@ TEST_CASE("patchify agrees with the oracle") {
                         .patch_px = size.patch,
                         .mean = {0.485F, 0.456F, 0.406F},
                         .std = {0.229F, 0.224F, 0.225F}};
-          patchify(args, *stream);
+          patchify(args, stream);
           args.patches = expected;
           reference::patchify(args);
           check_close(patches, expected, tolerance_of(dtype), "patches");
@@ -55,8 +57,11 @@ TEST_CASE("patchify agrees with the oracle") {
   }
 }
 
-TEST_CASE("patchify orders channels, rows and columns as a convolution's weight") {
-  const auto stream = make_cpu_stream();
+static void check_order(Stream& stream);
+TEST_CASE("patchify orders channels, rows and columns as a convolution's weight", "[device]") {
+  every_stream(check_order);
+}
+static void check_order(Stream& stream) {
   // One image of 2 × 4 pixels, value = 100·channel + 10·y + x, in patches of 2.
   HostArray images(DType::float32, {1, 3, 2, 4});
   for (int c = 0; c < 3; ++c) {
@@ -65,7 +70,7 @@ TEST_CASE("patchify orders channels, rows and columns as a convolution's weight"
     }
   }
   HostArray patches(DType::float32, {2, 12});
-  patchify({.images = images, .patches = patches, .patch_px = 2}, *stream);
+  patchify({.images = images, .patches = patches, .patch_px = 2}, stream);
   check_close(patches, from_values(DType::float64, {2, 12}, {0, 1, 10, 11, 100, 101, 110, 111, 200, 201, 210, 211,  //
                                                              2, 3, 12, 13, 102, 103, 112, 113, 202, 203, 212, 213}),
               0.0, "patches");
@@ -82,8 +87,9 @@ TEST_CASE("patchify refuses what does not fit") {
   CHECK_THROWS_AS(patchify({.images = doubles, .patches = patches, .patch_px = 4}, *stream), Error);
 }
 
-TEST_CASE("assemble_tokens agrees with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_tokens(Stream& stream);
+TEST_CASE("assemble_tokens agrees with the oracle", "[device]") { every_stream(check_tokens); }
+static void check_tokens(Stream& stream) {
   struct Case {
     std::int64_t count, length, width;
   };
@@ -100,7 +106,7 @@ TEST_CASE("assemble_tokens agrees with the oracle") {
         HostArray expected(DType::float64, tokens_shape);
         AssembleTokens args{
             .embedded = embedded, .cls = cls, .positions = positions, .tokens = tokens, .count = c.count};
-        assemble_tokens(args, *stream);
+        assemble_tokens(args, stream);
         args.tokens = expected;
         reference::assemble_tokens(args);
         check_close(tokens, expected, tolerance_of(dtype), "tokens");
@@ -124,7 +130,7 @@ TEST_CASE("assemble_tokens agrees with the oracle") {
                                           .embedded_mode = mode,
                                           .cls_mode = mode,
                                           .positions_mode = mode};
-          assemble_tokens_backward(backward, *stream);
+          assemble_tokens_backward(backward, stream);
           backward.d_embedded = expected_embedded;
           backward.d_cls = expected_cls;
           backward.d_positions = expected_positions;
@@ -140,7 +146,7 @@ TEST_CASE("assemble_tokens agrees with the oracle") {
         AssembleTokensBackward alone{
             .d_tokens = tokens, .d_embedded = {}, .d_cls = {}, .d_positions = only, .count = c.count};
         alone.positions_mode = GradientMode::overwrite;
-        assemble_tokens_backward(alone, *stream);
+        assemble_tokens_backward(alone, stream);
         alone.d_positions = all;
         reference::assemble_tokens_backward(alone);
         check_close(only, all, 1e-6, "d_positions alone");

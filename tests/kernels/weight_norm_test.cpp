@@ -1,12 +1,14 @@
 #include "kernels/weight_norm/weight_norm.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 using namespace dino;
 using namespace dino::test;
 
-TEST_CASE("weight_norm agrees with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_rows(Stream& stream);
+TEST_CASE("weight_norm agrees with the oracle", "[device]") { every_stream(check_rows); }
+static void check_rows(Stream& stream) {
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{131, 33}, Shape{300, 256}}) {
       for (const int misalign : {0, 1}) {
@@ -15,7 +17,7 @@ TEST_CASE("weight_norm agrees with the oracle") {
         const HostArray dw = random_normal(dtype, shape, 3, 1.0, 0.0, misalign);
         HostArray w(dtype, shape, misalign);
         HostArray expected(DType::float64, shape);
-        weight_norm({.v = v, .g = g, .w = w}, *stream);
+        weight_norm({.v = v, .g = g, .w = w}, stream);
         reference::weight_norm({.v = v, .g = g, .w = expected});
         check_close(w, expected, dtype == DType::float32 ? 1e-6 : 0x1p-8, "w");
 
@@ -28,7 +30,7 @@ TEST_CASE("weight_norm agrees with the oracle") {
           HostArray expected_dv = dv.to(DType::float64);
           HostArray expected_dg = dg.to(DType::float64);
           weight_norm_backward({.v = v, .g = g, .dw = dw, .dv = dv, .dg = dg, .dv_mode = mode, .dg_mode = mode},
-                               *stream);
+                               stream);
           reference::weight_norm_backward(
               {.v = v, .g = g, .dw = dw, .dv = expected_dv, .dg = expected_dg, .dv_mode = mode, .dg_mode = mode});
           check_close(dg, expected_dg, 2e-6, "dg");
@@ -39,9 +41,9 @@ TEST_CASE("weight_norm agrees with the oracle") {
           HostArray only_v(DType::float32, shape);
           HostArray only_g(DType::float32, g.shape());
           weight_norm_backward({.v = v, .g = g, .dw = dw, .dv = only_v, .dg = {}, .dv_mode = GradientMode::overwrite},
-                               *stream);
+                               stream);
           weight_norm_backward({.v = v, .g = g, .dw = dw, .dv = {}, .dg = only_g, .dg_mode = GradientMode::overwrite},
-                               *stream);
+                               stream);
           if (!accumulate) {
             check_close(only_v, dv, 0.0, "dv alone");
             check_close(only_g, dg, 0.0, "dg alone");

@@ -111,6 +111,7 @@ inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(va
 inline float normcdff(float x) {
   return static_cast<float>(0.5 * std::erfc(-static_cast<double>(x) * 0.70710678118654752));
 }
+using std::fmaf;
 inline float rsqrtf(float x) { return 1.0F / std::sqrt(x); }
 
 namespace dino::cuda {

@@ -2,6 +2,7 @@
 
 #include "kernels/common/array.h"
 #include "kernels/common/cuda/device.h"
+#include "kernels/common/gradient_mode.h"
 #include "kernels/common/stream.h"
 
 #include <cstdint>
@@ -26,6 +27,12 @@ template <typename T, typename Function>
 void with_pack(int pack, const Function& function) {
   constexpr int kWidest = 16 / static_cast<int>(sizeof(T));
   pack == kWidest ? function(std::integral_constant<int, kWidest>{}) : function(std::integral_constant<int, 1>{});
+}
+
+/// The address of a gradient; null where it is to be ignored.
+template <typename T>
+T* wanted(const Array& gradient, GradientMode mode) {
+  return mode == GradientMode::ignore ? nullptr : gradient.as<T>();
 }
 
 /// Blocks that hold `items` when each takes `per_block`.
