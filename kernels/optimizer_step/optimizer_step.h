@@ -73,8 +73,12 @@ struct OptimizerStep {
 };
 DINO_OPERATION(optimizer_step, OptimizerStep)
 
+/// Throw Error unless types and shapes are as declared above. The table itself is checked on the CPU only.
+void check_optimizer_step(const GradientNorms& args);
+void check_optimizer_step(const OptimizerStep& args);
+
 /// Factor that brings a gradient's norm down to `clip`; 1 where it is smaller, where clip is 0, and for a NaN norm.
-inline double clip_factor(double clip, double norm) {
+constexpr double clip_factor(double clip, double norm) {
   const double factor = clip / (norm + 1e-6);
   return clip > 0 && factor < 1 ? factor : 1;
 }

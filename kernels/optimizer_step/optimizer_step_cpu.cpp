@@ -267,18 +267,8 @@ HWY_EXPORT(gradient_norms_all);
 HWY_EXPORT(optimizer_step_all);
 
 void gradient_norms(const GradientNorms& args, Stream& stream) {
-  constexpr const char* kWhere = "gradient_norms";
+  check_optimizer_step(args);
   const std::int64_t n = args.gradient.size();
-  const Shape per_segment{static_cast<std::int64_t>(args.segments.size())};
-  require_array(args.norms, DType::float32, per_segment, kWhere, "norms");
-  require_array(args.non_finite, DType::int32, {1}, kWhere, "non_finite");
-  require(args.gradient.dtype() == DType::float32, kWhere, "gradient must be float32; got {}",
-          name_of(args.gradient.dtype()));
-  if (args.student) {
-    require_array(args.student, DType::float32, args.gradient.shape(), kWhere, "student");
-    require_array(args.parameter_norms, DType::float32, per_segment, kWhere, "parameter_norms");
-    require_array(args.update_norms, DType::float32, per_segment, kWhere, "update_norms");
-  }
   auto* sums = static_cast<Sums*>(
       stream.scratch(max_pieces(args.segments, n) * sizeof(Sums) + (args.segments.size() + 1) * sizeof(std::int64_t)));
   auto* first_piece = reinterpret_cast<std::int64_t*>(sums + max_pieces(args.segments, n));
@@ -309,24 +299,9 @@ void gradient_norms(const GradientNorms& args, Stream& stream) {
 }
 
 void optimizer_step(const OptimizerStep& args, Stream& stream) {
-  constexpr const char* kWhere = "optimizer_step";
-  const Shape& flat = args.student.shape();
-  const Shape per_segment{static_cast<std::int64_t>(args.segments.size())};
-  require_array(args.student, DType::float32, flat, kWhere, "student");
-  require_array(args.gradient, DType::float32, flat, kWhere, "gradient");
-  require_array(args.first_moment, DType::float32, flat, kWhere, "first_moment");
-  if (args.kind == OptimizerKind::adamw)
-    require_array(args.second_moment, DType::float32, flat, kWhere, "second_moment");
-  if (args.clip > 0) require_array(args.norms, DType::float32, per_segment, kWhere, "norms");
-  if (args.kind == OptimizerKind::lars) {
-    require_array(args.parameter_norms, DType::float32, per_segment, kWhere, "parameter_norms");
-    require_array(args.update_norms, DType::float32, per_segment, kWhere, "update_norms");
-  }
-  if (args.student_working) require_array(args.student_working, DType::bfloat16, flat, kWhere, "student_working");
-  if (args.teacher) require_array(args.teacher, DType::float32, flat, kWhere, "teacher");
-  if (args.teacher_working) require_array(args.teacher_working, DType::bfloat16, flat, kWhere, "teacher_working");
+  check_optimizer_step(args);
   for (const OptimizerSegment& segment : args.segments) {
-    require(args.kind != OptimizerKind::adamw || !segment.active || segment.step >= 1, kWhere,
+    require(args.kind != OptimizerKind::adamw || !segment.active || segment.step >= 1, "optimizer_step",
             "AdamW counts steps from 1; got {} for the segment at {}", segment.step, segment.offset);
   }
   auto* first_piece = static_cast<std::int64_t*>(stream.scratch((args.segments.size() + 1) * sizeof(std::int64_t)));

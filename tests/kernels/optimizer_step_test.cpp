@@ -2,6 +2,7 @@
 
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/golden.h"
 #include "tests/support/host_array.h"
 
@@ -88,8 +89,9 @@ struct State {
 
 }  // namespace
 
-TEST_CASE("gradient_norms and optimizer_step agree with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_step(Stream& stream);
+TEST_CASE("gradient_norms and optimizer_step agree with the oracle", "[device]") { every_stream(check_step); }
+static void check_step(Stream& stream) {
   for (const OptimizerKind kind : {OptimizerKind::adamw, OptimizerKind::sgd, OptimizerKind::lars}) {
     for (const double clip : {0.0, 0.3}) {
       for (const int misalign : {0, 1}) {
@@ -110,7 +112,7 @@ TEST_CASE("gradient_norms and optimizer_step agree with the oracle") {
           expected.teacher.set(i, got.teacher.at(i));
         }
         reference::gradient_norms(expected.norms_arguments(segments, clip, lars));
-        gradient_norms(got.norms_arguments(segments, clip, lars), *stream);
+        gradient_norms(got.norms_arguments(segments, clip, lars), stream);
         check_close(got.norms, expected.norms, 1e-6, "norms");
         CHECK(*got.non_finite.as<std::int32_t>() == 0);
         if (lars) {
@@ -119,7 +121,7 @@ TEST_CASE("gradient_norms and optimizer_step agree with the oracle") {
         }
 
         reference::optimizer_step(expected.step_arguments(segments, kind, clip));
-        optimizer_step(got.step_arguments(segments, kind, clip), *stream);
+        optimizer_step(got.step_arguments(segments, kind, clip), stream);
         check_close(got.student, expected.student, 3e-7, "student");
         check_close(got.first_moment, expected.first_moment, 3e-7, "first moment");
         check_close(got.second_moment, expected.second_moment, 3e-7, "second moment");
@@ -149,10 +151,11 @@ TEST_CASE("gradient_norms and optimizer_step agree with the oracle") {
   }
 }
 
-TEST_CASE("optimizer_step follows PyTorch's AdamW from the first step") {
+static void check_adamw(Stream& stream);
+TEST_CASE("optimizer_step follows PyTorch's AdamW from the first step", "[device]") { every_stream(check_adamw); }
+static void check_adamw(Stream& stream) {
   // torch 1.13: p = 1, gradients 0.5, -0.25; lr 0.1, weight decay 0.04. By hand: the first step moves by the whole
   // rate.
-  const auto stream = make_cpu_stream();
   OptimizerSegment segment{
       .offset = 0, .size = 1, .step = 1, .learning_rate = 0.1, .weight_decay = 0.04, .decayed = true};
   HostArray gradient = from_values(DType::float32, {1}, {0.5});
@@ -161,20 +164,21 @@ TEST_CASE("optimizer_step follows PyTorch's AdamW from the first step") {
   const HostArray v = from_values(DType::float32, {1}, {0});
   OptimizerStep args{
       .segments = {&segment, 1}, .gradient = gradient, .student = student, .first_moment = m, .second_moment = v};
-  optimizer_step(args, *stream);
+  optimizer_step(args, stream);
   CHECK(std::abs(student.at(0) - (1 - 0.004 - 0.1)) <= 1e-6);
   CHECK(std::abs(m.at(0) / 0.05 - 1) <= 2e-7);
   CHECK(std::abs(v.at(0) / 0.00025 - 1) <= 2e-7);
   gradient.set(0, -0.25);
   segment.step = 2;
-  optimizer_step(args, *stream);
+  optimizer_step(args, stream);
   const double corrected_m = (0.9 * 0.05 - 0.1 * 0.25) / (1 - 0.81);
   const double corrected_v = (0.999 * 0.00025 + 0.001 * 0.0625) / (1 - 0.998001);
   CHECK(std::abs(student.at(0) - (0.896 * 0.996 - 0.1 * corrected_m / std::sqrt(corrected_v))) <= 1e-6);
 }
 
-TEST_CASE("optimizer_step follows SGD and LARS by hand") {
-  const auto stream = make_cpu_stream();
+static void check_sgd_and_lars(Stream& stream);
+TEST_CASE("optimizer_step follows SGD and LARS by hand", "[device]") { every_stream(check_sgd_and_lars); }
+static void check_sgd_and_lars(Stream& stream) {
   const OptimizerSegment segment{
       .offset = 0, .size = 2, .learning_rate = 0.5, .weight_decay = 0.1, .decayed = true, .adapted = true};
   const HostArray gradient = from_values(DType::float32, {2}, {0.3, 0.4});
@@ -190,7 +194,7 @@ TEST_CASE("optimizer_step follows SGD and LARS by hand") {
                     .student = student,
                     .parameter_norms = p_norms,
                     .update_norms = u_norms},
-                   *stream);
+                   stream);
     CHECK(std::abs(norms.at(0) - 0.5) <= 1e-7);
     CHECK(std::abs(p_norms.at(0) - 5.0) <= 1e-6);
     CHECK(std::abs(u_norms.at(0) - 1.0) <= 1e-6);
@@ -201,7 +205,7 @@ TEST_CASE("optimizer_step follows SGD and LARS by hand") {
                     .update_norms = u_norms,
                     .student = student,
                     .first_moment = m},
-                   *stream);
+                   stream);
     const double ratio = kind == OptimizerKind::lars ? 1e-3 * 5.0 / 1.0 : 1.0;
     CHECK(std::abs(m.at(0) - (0.9 + 0.6 * ratio)) <= 1e-6);
     CHECK(std::abs(m.at(1) - 0.8 * ratio) <= 1e-6);
@@ -209,8 +213,9 @@ TEST_CASE("optimizer_step follows SGD and LARS by hand") {
   }
 }
 
-TEST_CASE("LARS leaves a zero parameter and a zero update at ratio 1") {
-  const auto stream = make_cpu_stream();
+static void check_zero_norms(Stream& stream);
+TEST_CASE("LARS leaves a zero parameter and a zero update at ratio 1", "[device]") { every_stream(check_zero_norms); }
+static void check_zero_norms(Stream& stream) {
   const OptimizerSegment segment{.offset = 0, .size = 1, .learning_rate = 1, .adapted = true};
   const HostArray zero = from_values(DType::float32, {1}, {0}), one = from_values(DType::float32, {1}, {1});
   const HostArray student = zero.copy(), m = zero.copy();
@@ -221,19 +226,22 @@ TEST_CASE("LARS leaves a zero parameter and a zero update at ratio 1") {
                   .update_norms = one,
                   .student = student,
                   .first_moment = m},
-                 *stream);
+                 stream);
   CHECK(student.at(0) == -1.0);
 }
 
-TEST_CASE("gradient_norms sees what is not finite, and only where it counts") {
-  const auto stream = make_cpu_stream();
+static void check_non_finite(Stream& stream);
+TEST_CASE("gradient_norms sees what is not finite, and only where it counts", "[device]") {
+  every_stream(check_non_finite);
+}
+static void check_non_finite(Stream& stream) {
   std::int64_t n = 0;
   auto segments = table(n, 1);
   const auto count = static_cast<std::int64_t>(segments.size());
   const auto flag_with = [&](std::int64_t where, double value, std::int32_t& flag) {
     State state(DType::float32, n, count, 1);
     state.gradient.set(where, value);
-    gradient_norms(state.norms_arguments(segments, 0, false), *stream);
+    gradient_norms(state.norms_arguments(segments, 0, false), stream);
     flag = *state.non_finite.as<std::int32_t>();
     return state.norms.at(7);
   };

@@ -112,6 +112,10 @@ inline float normcdff(float x) {
   return static_cast<float>(0.5 * std::erfc(-static_cast<double>(x) * 0.70710678118654752));
 }
 using std::fmaf;
+using std::isfinite;
+// Sources for the host are compiled without fusing products into sums.
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fadd_rn(float x, float y) { return x + y; }
 inline float rsqrtf(float x) { return 1.0F / std::sqrt(x); }
 
 namespace dino::cuda {
