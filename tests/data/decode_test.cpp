@@ -2,7 +2,7 @@
 
 #include "data/png.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 

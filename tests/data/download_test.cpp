@@ -2,6 +2,7 @@
 #include "data/published.h"
 #include "data/unpack.h"
 #include "tests/support/catch.h"
+#include "tests/support/paths.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
@@ -152,7 +153,7 @@ TEST_CASE("The published data sets are described in full") {
     CHECK(set.md5.size() == 32);
     CHECK((set.bytes > 100'000'000 && set.pictures > 0 && set.val_pictures > 0));
     CHECK((is_url(set.url) && !set.folder.empty() && !contains(set.folder, "/")));
-    CHECK(fs::is_regular_file(fs::path(DINO_CONFIG_DIR).parent_path() / set.config));
+    CHECK(fs::is_regular_file(config_dir().parent_path() / set.config));
   }
   CHECK(names == std::set<std::string>{"cifar10", "tiny-imagenet"});
 }

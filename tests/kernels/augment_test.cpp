@@ -2,7 +2,7 @@
 #include "data/crop_plan.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
 
 #include <nlohmann/json.hpp>

@@ -4,7 +4,7 @@
 #include "engine/random.h"
 #include "models/pickle.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
 
 #include <cmath>

@@ -3,7 +3,7 @@
 #include "models/safetensors.h"
 #include "models/vit.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
 
 #include <filesystem>

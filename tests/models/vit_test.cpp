@@ -3,7 +3,7 @@
 #include "models/backbone.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
 
 #include <cmath>

@@ -2,7 +2,7 @@
 
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
 #include "tests/support/temporary_folder.h"
 

@@ -1,6 +1,7 @@
 #include "tests/support/program.h"
 
 #include "engine/files.h"
+#include "tests/support/paths.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -22,7 +23,7 @@ void redirect(const std::string& path, int descriptor) {
 }  // namespace
 
 Program::Program(const std::vector<std::string>& arguments, const ProgramLimits& limits) {
-  std::vector<std::string> words{DINO_PROGRAM};
+  std::vector<std::string> words{program_path().string()};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

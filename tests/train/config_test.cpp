@@ -3,6 +3,7 @@
 #include "engine/files.h"
 #include "kernels/common/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/paths.h"
 
 #include <filesystem>
 
@@ -135,14 +136,14 @@ TEST_CASE("keys that contradict each other are errors") {
 
 TEST_CASE("the configurations that come with the program are valid") {
   int count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(DINO_CONFIG_DIR)) {
+  for (const auto& entry : std::filesystem::directory_iterator(test::config_dir())) {
     if (entry.path().extension() != ".toml") continue;
     INFO(entry.path().string());
     CHECK_NOTHROW(check_config(read_config(entry.path())));
     ++count;
   }
   CHECK(count >= 4);
-  TrainConfig official = read_config(std::filesystem::path(DINO_CONFIG_DIR) / "imagenet_vits16.toml");
+  TrainConfig official = read_config(test::config_dir() / "imagenet_vits16.toml");
   const TrainConfig defaults;
   official.data_path = defaults.data_path;
   official.output_dir = defaults.output_dir;

@@ -1,7 +1,7 @@
 #include "engine/ops/dino_loss.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
 #include "train/schedules.h"
 #include "train/student_teacher.h"

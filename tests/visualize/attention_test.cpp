@@ -3,7 +3,7 @@
 #include "data/decode.h"
 #include "models/backbone.h"
 #include "tests/support/catch.h"
-#include "tests/support/golden.h"
+#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
 #include "tests/support/temporary_folder.h"
 #include "visualize/attention_pictures.h"
