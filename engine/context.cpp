@@ -1,7 +1,5 @@
 #include "engine/context.h"
 
-#include <cstring>
-
 namespace dino {
 namespace {
 
@@ -20,7 +18,7 @@ Tensor Context::empty(const Shape& shape, DType dtype) {
 
 Tensor Context::zeros(const Shape& shape, DType dtype) {
   Tensor result = empty(shape, dtype);
-  std::memset(result.data(), 0, result.size_bytes());
+  stream_->zero(result.data(), result.size_bytes());
   return result;
 }
 
@@ -32,17 +30,17 @@ Tensor Context::from_host(const ConstArray& host) {
 
 void Context::copy_to_host(const Tensor& from, const Array& host) {
   require_same_elements(from.const_array(), host);
-  if (from.size_bytes() > 0) std::memcpy(host.data(), from.data(), from.size_bytes());
+  stream_->copy_to_host(host.data(), from.data(), from.size_bytes());
 }
 
 void Context::copy_from_host(const ConstArray& host, Tensor& to) {
   require_same_elements(host, to.const_array());
-  if (to.size_bytes() > 0) std::memcpy(to.data(), host.data(), to.size_bytes());
+  stream_->copy_from_host(to.data(), host.data(), to.size_bytes());
 }
 
 void Context::copy(const Tensor& from, Tensor& to) {
   require_same_elements(from.const_array(), to.const_array());
-  if (to.size_bytes() > 0) std::memmove(to.data(), from.data(), to.size_bytes());
+  stream_->copy(to.data(), from.data(), to.size_bytes());
 }
 
 }  // namespace dino

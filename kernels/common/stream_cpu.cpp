@@ -4,9 +4,9 @@
 namespace dino {
 namespace {
 
-class CpuStream final : public Stream {
+class CpuStream final : public HostMemoryStream {
  public:
-  CpuStream() : Stream(Device::cpu, 0, nullptr) {}
+  CpuStream() : HostMemoryStream(Device::cpu, 0, nullptr) {}
 
   void* scratch(std::size_t size_bytes) override {
     if (scratch_.size() < size_bytes) {
@@ -14,8 +14,6 @@ class CpuStream final : public Stream {
     }
     return scratch_.data();
   }
-
-  void synchronize() override {}
 
  private:
   AlignedBuffer scratch_;

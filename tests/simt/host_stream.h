@@ -10,16 +10,15 @@
 namespace dino::simt {
 
 /// A stream for which operations choose their CUDA kernels; these run on the host, in the caller's thread, at once.
-class HostStream final : public Stream {
+class HostStream final : public HostMemoryStream {
  public:
-  HostStream() : Stream(Device::cuda, 0, nullptr) {}
+  HostStream() : HostMemoryStream(Device::cuda, 0, nullptr) {}
   void* scratch(std::size_t size_bytes) override {
     // Of the exact size, for the address sanitizer, and poisoned each time.
     scratch_ = AlignedBuffer(size_bytes);
     std::memset(scratch_.data(), 0xff, size_bytes);
     return scratch_.data();
   }
-  void synchronize() override {}
 
  private:
   AlignedBuffer scratch_;
