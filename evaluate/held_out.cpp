@@ -24,4 +24,12 @@ HeldOut hold_out_tenth(const ImageSource& images) {
   return split;
 }
 
+std::vector<std::int64_t> evenly_chosen(const std::vector<std::int64_t>& entries, std::int64_t limit) {
+  const auto size = static_cast<std::int64_t>(entries.size());
+  if (limit <= 0 || size <= limit) return entries;
+  std::vector<std::int64_t> chosen;
+  for (std::int64_t i = 0; i < limit; ++i) chosen.push_back(entries[static_cast<std::size_t>(i * size / limit)]);
+  return chosen;
+}
+
 }  // namespace dino

@@ -36,4 +36,8 @@ struct HeldOut {
 /// with itself. The same for every call. Throws Error where no class has two pictures.
 HeldOut hold_out_tenth(const ImageSource& images);
 
+/// At most `limit` of the entries (0: all), evenly spread over them and in their order: where a data set lies in the
+/// order of its classes, all classes keep their shares.
+std::vector<std::int64_t> evenly_chosen(const std::vector<std::int64_t>& entries, std::int64_t limit);
+
 }  // namespace dino

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <numeric>
 
 namespace dino {
 namespace {
@@ -17,14 +18,15 @@ namespace {
 struct Monitor {
   TrainConfig config;
   std::unique_ptr<Dataset> train, test;
-  std::unique_ptr<Subset> known, asked;  // where both are the same pictures
+  std::unique_ptr<Subset> known, asked;  // pictures to compare with, pictures to classify
+  std::string note;                      // what is special about them
 
   struct Measured {
     KnnResult knn;
     std::int64_t broken = 0;  // pictures left out
   };
 
-  std::int64_t pictures() const { return known ? train->size() : train->size() + test->size(); }
+  std::int64_t pictures() const { return known->size() + asked->size(); }
 
   Measured evaluate(Context& context, StudentTeacher& networks, Network network, Progress& bar,
                     std::int64_t done_before) const {
@@ -39,13 +41,19 @@ struct Monitor {
       done_before += images.size();
       return table;
     };
-    const FeatureTable bank = known ? extract(*known) : extract(*train);
-    const FeatureTable queries = asked ? extract(*asked) : extract(*test);
+    const FeatureTable bank = extract(*known);
+    const FeatureTable queries = extract(*asked);
     return {evaluate_knn(context, context.from_host(bank.array()), bank.labels, context.from_host(queries.array()),
                          queries.labels, config.knn_k, config.knn_temperature),
             bank.broken.count + queries.broken.count};
   }
 };
+
+std::vector<std::int64_t> everything(const ImageSource& images) {
+  std::vector<std::int64_t> indices(static_cast<std::size_t>(images.size()));
+  std::iota(indices.begin(), indices.end(), std::int64_t{0});
+  return indices;
+}
 
 nlohmann::ordered_json to_json(const KnnResult& result) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
@@ -85,11 +93,16 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
   monitor->config = config;
   monitor->train = open_labelled(config.knn_train_path.empty() ? config.data_path : config.knn_train_path, "train");
   monitor->test = open_labelled(config.knn_test_path.empty() ? config.data_path : config.knn_test_path, "val");
-  if (same_pictures(*monitor->train, *monitor->test)) {
-    HeldOut split = hold_out_tenth(*monitor->train);
-    monitor->known = std::make_unique<Subset>(*monitor->train, std::move(split.known));
-    monitor->asked = std::make_unique<Subset>(*monitor->train, std::move(split.asked));
-  }
+  const bool held_out = same_pictures(*monitor->train, *monitor->test);
+  const HeldOut all =
+      held_out ? hold_out_tenth(*monitor->train) : HeldOut{everything(*monitor->train), everything(*monitor->test)};
+  const Dataset& asked_from = held_out ? *monitor->train : *monitor->test;
+  monitor->known = std::make_unique<Subset>(*monitor->train, evenly_chosen(all.known, config.knn_images));
+  monitor->asked = std::make_unique<Subset>(asked_from, evenly_chosen(all.asked, config.knn_images));
+  const bool thinned = monitor->known->size() < static_cast<std::int64_t>(all.known.size()) ||
+                       monitor->asked->size() < static_cast<std::int64_t>(all.asked.size());
+  monitor->note = held_out ? ", a tenth of the training images against the rest" : "";
+  if (thinned) monitor->note += fmt::format(", {} images against {}", monitor->asked->size(), monitor->known->size());
   return [monitor, &context](StudentTeacher& networks) {
     Progress bar("k-NN", 2 * monitor->pictures());
     const auto [student, student_broken] = monitor->evaluate(context, networks, Network::student, bar, 0);
@@ -100,7 +113,7 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
     evaluation.summary =
         fmt::format("k-NN top-1: teacher {:.2f}% (k = {}), student {:.2f}% (k = {})", best_of(teacher).top1,
                     best_of(teacher).k, best_of(student).top1, best_of(student).k);
-    if (monitor->asked) evaluation.summary += ", a tenth of the training images against the rest";
+    evaluation.summary += monitor->note;
     if (teacher_broken > 0) evaluation.summary += fmt::format(", {} broken pictures left out", teacher_broken);
     evaluation.numbers = std::make_shared<nlohmann::ordered_json>(
         nlohmann::ordered_json{{"teacher", to_json(teacher)}, {"student", to_json(student)}});

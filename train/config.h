@@ -82,6 +82,7 @@ struct TrainConfig {
   int knn_every = 0;
   std::string knn_train_path;
   std::string knn_test_path;
+  int knn_images = 5000;
   std::vector<int> knn_k{10, 20, 100, 200};
   double knn_temperature = 0.07;
 

@@ -85,6 +85,7 @@ const ConfigField kTable[] = {
   {kKnn, "knn_every", &C::knn_every, at_least(0), "classify by nearest neighbours before the first epoch, after every n-th and after the last; 0 = never"},
   {kKnn, "knn_train_path", &C::knn_train_path, any(), "labelled images to compare with; empty = those of data_path"},
   {kKnn, "knn_test_path", &C::knn_test_path, any(), "labelled images to classify; empty = the val or test split in data_path, or a tenth held out where there is none"},
+  {kKnn, "knn_images", &C::knn_images, at_least(0), "take at most so many of each, evenly chosen, so that an evaluation does not outlast an epoch; 0 = all"},
   {kKnn, "knn_k", &C::knn_k, at_least(1), "numbers of neighbours"},
   {kKnn, "knn_temperature", &C::knn_temperature, above(0), "votes are weighted by exp(similarity / this)"},
 };

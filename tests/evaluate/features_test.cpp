@@ -89,6 +89,21 @@ TEST_CASE("A tenth is held out, of each class") {
   CHECK_THROWS_AS(hold_out_tenth(alone), Error);
 }
 
+TEST_CASE("Of many pictures some are chosen, evenly") {
+  const std::vector<std::int64_t> entries{3, 5, 7, 11, 13, 17, 19};
+  CHECK(evenly_chosen(entries, 0) == entries);
+  CHECK(evenly_chosen(entries, 7) == entries);
+  CHECK(evenly_chosen(entries, 100) == entries);
+  CHECK(evenly_chosen(entries, 3) == std::vector<std::int64_t>{3, 7, 13});
+  CHECK(evenly_chosen(entries, 1) == std::vector<std::int64_t>{3});
+  CHECK(evenly_chosen({}, 5).empty());
+  std::vector<std::int64_t> many(1000);  // ten classes of a hundred, one after the other
+  for (std::size_t i = 0; i < many.size(); ++i) many[i] = static_cast<std::int64_t>(i);
+  std::vector<int> of_class(10);
+  for (const std::int64_t i : evenly_chosen(many, 250)) ++of_class[static_cast<std::size_t>(i / 100)];
+  CHECK(of_class == std::vector<int>(10, 25));
+}
+
 TEST_CASE("Sets are the same where their pictures are") {
   CHECK(same_pictures(DrawnPictures(3), DrawnPictures(3)));
   CHECK_FALSE(same_pictures(DrawnPictures(3), DrawnPictures(4)));
