@@ -55,19 +55,31 @@ struct alignas(sizeof(T) * N) Pack {
   T values[N];
 };
 
+/// How many of N neighbouring elements move at once: 16 bytes at most, whose multiple is all that addresses promise.
+template <typename T, int N>
+inline constexpr int kPackPart = sizeof(T) * N <= 16 ? N : 16 / static_cast<int>(sizeof(T));
+
 template <typename T, int N>
 __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
-  const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
+  constexpr int kAtOnce = kPackPart<T, N>;
 #pragma unroll
-  for (int i = 0; i < N; ++i) to[i] = to_float(pack.values[i]);
+  for (int begin = 0; begin < N; begin += kAtOnce) {
+    const auto pack = *reinterpret_cast<const Pack<T, kAtOnce>*>(from + begin);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) to[begin + i] = to_float(pack.values[i]);
+  }
 }
 
 template <typename T, int N>
 __device__ __forceinline__ void store(const float (&from)[N], T* to) {
-  Pack<T, N> pack;
+  constexpr int kAtOnce = kPackPart<T, N>;
 #pragma unroll
-  for (int i = 0; i < N; ++i) pack.values[i] = from_float<T>(from[i]);
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  for (int begin = 0; begin < N; begin += kAtOnce) {
+    Pack<T, kAtOnce> pack;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) pack.values[i] = from_float<T>(from[begin + i]);
+    *reinterpret_cast<Pack<T, kAtOnce>*>(to + begin) = pack;
+  }
 }
 
 /// The sum of a value over the lanes of a warp, in every lane, always added in the same order.
