@@ -32,4 +32,24 @@ DinoLossSizes dino_loss_sizes(const DinoLossWithGradient& args) {
   return sizes;
 }
 
+DinoLossSizes check_dino_loss(const DinoLossWithGradient& args) {
+  constexpr const char* kWhere = "dino_loss";
+  const DinoLossSizes sizes = dino_loss_sizes(args);
+  require_array(args.student, args.student.dtype(), args.student.shape(), kWhere, "student");
+  require_array(args.teacher, args.teacher.dtype(), args.teacher.shape(), kWhere, "teacher");
+  require_array(args.center, DType::float32, Shape{sizes.columns}, kWhere, "center");
+  require_array(args.teacher_sum, DType::float32, Shape{sizes.columns}, kWhere, "teacher_sum");
+  require_array(args.loss, DType::float32, Shape{1}, kWhere, "loss");
+  require_array(args.teacher_entropy, DType::float32, Shape{1}, kWhere, "teacher_entropy");
+  require_array(args.kl, DType::float32, Shape{1}, kWhere, "kl");
+  return sizes;
+}
+
+void check_center_update(const CenterUpdate& args) {
+  constexpr const char* kWhere = "center_update";
+  require(args.rows >= 1, kWhere, "the sum must be of at least one row; got {}", args.rows);
+  require_array(args.center, DType::float32, args.center.shape(), kWhere, "center");
+  require_array(args.sum, DType::float32, args.center.shape(), kWhere, "sum");
+}
+
 }  // namespace dino

@@ -44,6 +44,8 @@ struct DinoLossSizes {
   std::int64_t pairs() const { return teacher_views * (student_views - 1); }
 };
 DinoLossSizes dino_loss_sizes(const DinoLossWithGradient& args);
+/// The same for kernels, which take the types declared above; the oracle computes in double.
+DinoLossSizes check_dino_loss(const DinoLossWithGradient& args);
 
 /// center = momentum · center + (1 - momentum) · sum / rows: the moving mean of the teacher's logits.
 /// Source: official main_dino.py:408-419.
@@ -54,5 +56,8 @@ struct CenterUpdate {
   Array center{};  // (K) float32, updated in place
 };
 DINO_OPERATION(center_update, CenterUpdate)
+
+/// Throws Error unless types and shapes are as declared above.
+void check_center_update(const CenterUpdate& args);
 
 }  // namespace dino

@@ -229,7 +229,7 @@ BlockSums block_of_columns(const DinoLossWithGradient& args, const DinoLossSizes
 
 template <typename Student, typename Teacher>
 void dino_loss_typed(const DinoLossWithGradient& args, Stream& stream) {
-  const DinoLossSizes sizes = dino_loss_sizes(args);
+  const DinoLossSizes sizes = check_dino_loss(args);
   const auto [images, student_views, teacher_views, columns] = sizes;
   const auto student_scale = static_cast<float>(std::numbers::log2e / args.student_temperature);
   const auto teacher_scale = static_cast<float>(std::numbers::log2e / args.teacher_temperature);
@@ -291,8 +291,7 @@ void dino_loss_with_gradient(const DinoLossWithGradient& args, Stream& stream) {
 }
 
 void center_update(const CenterUpdate& args, Stream&) {
-  require(args.rows >= 1, "center_update", "the sum must be of at least one row; got {}", args.rows);
-  require_array(args.sum, DType::float32, args.center.shape(), "center_update", "sum");
+  check_center_update(args);
   const float* sum = args.sum.as<float>();
   float* center = args.center.as<float>();
   const auto keep = static_cast<float>(args.momentum);

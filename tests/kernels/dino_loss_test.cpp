@@ -1,6 +1,7 @@
 #include "kernels/dino_loss/dino_loss.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <omp.h>
@@ -49,10 +50,9 @@ void check_results(const Results& got, const Results& expected, double tolerance
   check_close(got.sum, expected.sum, 1e-6, "column sums");
 }
 
-void check_case(const Case& c, DType type, double scale, int misalign) {
+void check_case(const Case& c, DType type, double scale, int misalign, Stream& stream) {
   INFO("B " << c.images << ", V " << c.student_views << ", G " << c.teacher_views << ", K " << c.columns << ", "
             << name_of(type) << ", scale " << scale);
-  const auto stream = make_cpu_stream();
   const Shape student_shape{c.student_views * c.images, c.columns};
   HostArray student = random_normal(type, student_shape, 1, scale, 0.3, misalign);
   const HostArray teacher = random_normal(type, {c.teacher_views * c.images, c.columns}, 2, scale, -0.2, misalign);
@@ -63,11 +63,11 @@ void check_case(const Case& c, DType type, double scale, int misalign) {
       arguments(c, student.to(DType::float64), teacher.to(DType::float64), center, expected_gradient, expected));
 
   const Results no_gradient(DType::float32, c.columns);
-  dino_loss_with_gradient(arguments(c, student, teacher, center, {}, no_gradient), *stream);
+  dino_loss_with_gradient(arguments(c, student, teacher, center, {}, no_gradient), stream);
   check_results(no_gradient, expected, 2e-6);
 
   const Results got(DType::float32, c.columns);
-  dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), *stream);
+  dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), stream);
   check_results(got, expected, 2e-6);
   // bf16: at most twice the error of the exact gradient rounded once.
   const double rounding = difference(expected_gradient.to(type), expected_gradient).relative_norm;
@@ -76,21 +76,27 @@ void check_case(const Case& c, DType type, double scale, int misalign) {
 
 }  // namespace
 
-TEST_CASE("dino_loss agrees with the oracle") {
-  const Case cases[] = {{1, 2, 1, 1}, {1, 2, 2, 3}, {3, 4, 2, 17}, {2, 3, 3, 1031}, {1, 5, 1, 2048}, {2, 10, 2, 3000}};
+static void check_cases(Stream& stream);
+TEST_CASE("dino_loss agrees with the oracle", "[device]") { every_stream(check_cases); }
+static void check_cases(Stream& stream) {
+  const Case cases[] = {{1, 2, 1, 1},   {1, 2, 2, 3},  {3, 4, 2, 17},   {2, 3, 3, 1031},
+                        {18, 2, 2, 40}, {1, 9, 8, 24}, {1, 5, 1, 2048}, {2, 10, 2, 3000}};
   for (const Case& c : cases) {
     for (const DType type : {DType::float32, DType::bfloat16}) {
-      check_case(c, type, 1.0, 0);
-      check_case(c, type, 0.05, 1);
+      check_case(c, type, 1.0, 0, stream);
+      check_case(c, type, 0.05, 1, stream);
     }
   }
 }
 
-TEST_CASE("dino_loss agrees with the oracle at DINO's size") { check_case({1, 10, 2, 65536}, DType::bfloat16, 0.1, 0); }
+static void check_full_size(Stream& stream);
+TEST_CASE("dino_loss agrees with the oracle at DINO's size", "[device]") { every_stream(check_full_size); }
+static void check_full_size(Stream& stream) { check_case({1, 10, 2, 65536}, DType::bfloat16, 0.1, 0, stream); }
 
-TEST_CASE("dino_loss takes logits of mixed types") {
+static void check_mixed_types(Stream& stream);
+TEST_CASE("dino_loss takes logits of mixed types", "[device]") { every_stream(check_mixed_types); }
+static void check_mixed_types(Stream& stream) {
   const Case c{2, 3, 2, 100};
-  const auto stream = make_cpu_stream();
   HostArray student = random_normal(DType::bfloat16, {6, 100}, 1);
   const HostArray teacher = random_normal(DType::float32, {4, 100}, 2);
   const HostArray center = random_normal(DType::float32, {100}, 3);
@@ -98,7 +104,7 @@ TEST_CASE("dino_loss takes logits of mixed types") {
   const Results got(DType::float32, 100);
   reference::dino_loss_with_gradient(
       arguments(c, student.to(DType::float64), teacher.to(DType::float64), center, {}, expected));
-  dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), *stream);
+  dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), stream);
   check_results(got, expected, 2e-6);
 }
 
@@ -118,15 +124,16 @@ TEST_CASE("dino_loss: the oracle's gradient is the loss's") {
   check_gradient(loss, student, gradient, 1e-7, "dino_loss student", 56);
 }
 
-TEST_CASE("dino_loss of a uniform output is ln K") {
-  const auto stream = make_cpu_stream();
+static void check_uniform(Stream& stream);
+TEST_CASE("dino_loss of a uniform output is ln K", "[device]") { every_stream(check_uniform); }
+static void check_uniform(Stream& stream) {
   for (const std::int64_t columns : {4096, 65536}) {
     const Case c{1, 3, 2, columns};
     HostArray student = random_normal(DType::bfloat16, {3, columns}, 1, 0.0, 2.0);
     const HostArray teacher = random_normal(DType::bfloat16, {2, columns}, 1, 0.0, -1.0);
     const HostArray center = random_normal(DType::float32, {columns}, 1, 0.0);
     const Results got(DType::float32, columns);
-    dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), *stream);
+    dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), stream);
     CHECK(std::abs(got.loss.at(0) - std::log(static_cast<double>(columns))) <= 1e-5);
     CHECK(std::abs(got.kl.at(0)) <= 1e-5);
     for (std::int64_t i = 0; i < student.size(); ++i) {
@@ -135,10 +142,11 @@ TEST_CASE("dino_loss of a uniform output is ln K") {
   }
 }
 
-TEST_CASE("dino_loss stands large logits") {
+static void check_large_logits(Stream& stream);
+TEST_CASE("dino_loss stands large logits", "[device]") { every_stream(check_large_logits); }
+static void check_large_logits(Stream& stream) {
   const Case c{1, 3, 2, 500};
   for (const double offset : {-3e4, 3e4}) {
-    const auto stream = make_cpu_stream();
     HostArray student = random_normal(DType::float32, {3, 500}, 1, 200.0, offset);
     const HostArray teacher = random_normal(DType::float32, {2, 500}, 2, 200.0, -offset);
     const HostArray center = random_normal(DType::float32, {500}, 3);
@@ -147,15 +155,16 @@ TEST_CASE("dino_loss stands large logits") {
     HostArray gradient(DType::float64, {3, 500});
     reference::dino_loss_with_gradient(
         arguments(c, student.to(DType::float64), teacher.to(DType::float64), center, gradient, expected));
-    dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), *stream);
+    dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), stream);
     check_close(got.loss, expected.loss, 1e-5, "loss");
     check_close(student, gradient, 1e-4, "gradient");
   }
 }
 
-TEST_CASE("dino_loss of NaN logits is NaN") {
+static void check_nan(Stream& stream);
+TEST_CASE("dino_loss of NaN logits is NaN", "[device]") { every_stream(check_nan); }
+static void check_nan(Stream& stream) {
   const Case c{1, 3, 2, 2100};
-  const auto stream = make_cpu_stream();
   for (const bool in_student : {true, false}) {
     for (const std::int64_t where : {0, 3, 1100, 2099, 2100 + 5}) {
       HostArray student = random_normal(DType::float32, {3, 2100}, 1);
@@ -163,7 +172,7 @@ TEST_CASE("dino_loss of NaN logits is NaN") {
       const HostArray center = random_normal(DType::float32, {2100}, 3);
       (in_student ? student : teacher).set(where, std::numeric_limits<double>::quiet_NaN());
       const Results got(DType::float32, 2100);
-      dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), *stream);
+      dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), stream);
       CHECK(std::isnan(got.loss.at(0)));
       CHECK(std::isnan(got.entropy.at(0)) == !in_student);
       CHECK(std::isnan(student.at(in_student ? where / 2100 * 2100 : 2 * 2100)));
@@ -212,14 +221,34 @@ TEST_CASE("dino_loss refuses arguments that disagree") {
                   Error);
 }
 
-TEST_CASE("center_update is the moving mean") {
-  const auto stream = make_cpu_stream();
+TEST_CASE("dino_loss on CUDA does not depend on the order of the threads", "[device]") {
+  std::vector<HostArray> gradients;
+  std::vector<Results> results;
+  every_stream([&](Stream& stream) {
+    if (stream.device() == Device::cpu) return;  // its instruction sets may differ
+    const Case c{18, 4, 2, 1300};
+    HostArray student = random_normal(DType::bfloat16, {72, 1300}, 1);
+    const HostArray teacher = random_normal(DType::bfloat16, {36, 1300}, 2);
+    const HostArray center = random_normal(DType::float32, {1300}, 3);
+    Results& got = results.emplace_back(DType::float32, 1300);
+    dino_loss_with_gradient(arguments(c, student, teacher, center, student, got), stream);
+    gradients.push_back(std::move(student));
+    check_close(gradients.back(), gradients[0], 0.0, "gradient");
+    check_close(got.loss, results[0].loss, 0.0, "loss");
+    check_close(got.entropy, results[0].entropy, 0.0, "entropy");
+    check_close(got.sum, results[0].sum, 0.0, "column sums");
+  });
+}
+
+static void check_center(Stream& stream);
+TEST_CASE("center_update is the moving mean", "[device]") { every_stream(check_center); }
+static void check_center(Stream& stream) {
   for (const std::int64_t n : {1, 1000}) {
     const HostArray sum = random_normal(DType::float32, {n}, 1, 8.0, 0, 1);
     HostArray center = random_normal(DType::float32, {n}, 2);
     HostArray expected = center.to(DType::float64);
     reference::center_update({.sum = sum, .rows = 12, .momentum = 0.9, .center = expected});
-    center_update({.sum = sum, .rows = 12, .momentum = 0.9, .center = center}, *stream);
+    center_update({.sum = sum, .rows = 12, .momentum = 0.9, .center = center}, stream);
     check_close(center, expected, 1e-6, "center");
   }
 }
