@@ -31,4 +31,8 @@ struct ResizePosEmbedBackward {
 };
 DINO_OPERATION(resize_pos_embed_backward, ResizePosEmbedBackward)
 
+/// The side M of the grid of positions. Throw Error unless types and shapes are as declared above.
+std::int64_t check_pos_embed(const ResizePosEmbed& args);
+std::int64_t check_pos_embed(const ResizePosEmbedBackward& args);
+
 }  // namespace dino

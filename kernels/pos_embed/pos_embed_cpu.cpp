@@ -124,18 +124,7 @@ struct Axes {
   Axis vertical, horizontal;
 };
 
-Axes make_axes(std::int64_t rows, std::int64_t columns, const ConstArray& positions, const ConstArray& resized,
-               Stream& stream) {
-  constexpr std::string_view kWhere = "resize_pos_embed";
-  require(positions.shape().rank() == 2 && positions.extent(0) >= 2, kWhere,
-          "positions have shape (1 + M·M, C); got {}", positions.shape().to_string());
-  const std::int64_t side = std::llround(std::sqrt(static_cast<double>(positions.extent(0) - 1)));
-  require(side * side + 1 == positions.extent(0), kWhere, "positions have 1 + M·M rows; got {}",
-          positions.shape().to_string());
-  require(rows >= 1 && columns >= 1, kWhere, "the new grid has at least one row and column; got {} x {}", rows,
-          columns);
-  require_array(positions, DType::float32, positions.shape(), kWhere, "positions");
-  require_array(resized, DType::float32, {1 + rows * columns, positions.extent(1)}, kWhere, "resized");
+Axes make_axes(std::int64_t rows, std::int64_t columns, std::int64_t side, Stream& stream) {
   auto* weights =
       static_cast<float*>(stream.scratch(static_cast<std::size_t>((rows + columns) * side) * sizeof(float)));
   return {make_axis(rows, side, weights), make_axis(columns, side, weights + rows * side)};
@@ -144,13 +133,13 @@ Axes make_axes(std::int64_t rows, std::int64_t columns, const ConstArray& positi
 }  // namespace
 
 void resize_pos_embed(const ResizePosEmbed& args, Stream& stream) {
-  const Axes axes = make_axes(args.rows, args.columns, args.positions, args.resized, stream);
+  const Axes axes = make_axes(args.rows, args.columns, check_pos_embed(args), stream);
   HWY_DYNAMIC_DISPATCH(resize_rows)(args, axes.vertical, axes.horizontal);
 }
 
 void resize_pos_embed_backward(const ResizePosEmbedBackward& args, Stream& stream) {
   if (args.mode == GradientMode::ignore) return;
-  const Axes axes = make_axes(args.rows, args.columns, args.d_positions, args.d_resized, stream);
+  const Axes axes = make_axes(args.rows, args.columns, check_pos_embed(args), stream);
   HWY_DYNAMIC_DISPATCH(resize_backward_rows)(args, axes.vertical, axes.horizontal);
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/pos_embed/pos_embed.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <cmath>
@@ -15,8 +16,9 @@ struct Grid {
 
 }  // namespace
 
-TEST_CASE("resize_pos_embed agrees with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_resize(Stream& stream);
+TEST_CASE("resize_pos_embed agrees with the oracle", "[device]") { every_stream(check_resize); }
+static void check_resize(Stream& stream) {
   // One position, down, up, other shapes, and DINO's: 14 × 14 at 6 × 6, 30 × 30, 60 × 60 and 28 × 28.
   for (const Grid& grid : {Grid{1, 1, 1, 1}, Grid{1, 3, 2, 5}, Grid{3, 2, 5, 7}, Grid{4, 4, 4, 9}, Grid{14, 6, 6, 384},
                            Grid{14, 30, 30, 33}, Grid{28, 12, 12, 17}, Grid{14, 20, 31, 8}}) {
@@ -27,7 +29,7 @@ TEST_CASE("resize_pos_embed agrees with the oracle") {
       HostArray resized(DType::float32, to, misalign);
       HostArray expected(DType::float64, to);
       resize_pos_embed({.positions = positions, .resized = resized, .rows = grid.rows, .columns = grid.columns},
-                       *stream);
+                       stream);
       reference::resize_pos_embed(
           {.positions = positions, .resized = expected, .rows = grid.rows, .columns = grid.columns});
       check_close(resized, expected, 1e-6, "resized");
@@ -38,7 +40,7 @@ TEST_CASE("resize_pos_embed agrees with the oracle") {
         HostArray expected_d = d.to(DType::float64);
         ResizePosEmbedBackward args{
             .d_resized = resized, .d_positions = d, .rows = grid.rows, .columns = grid.columns, .mode = mode};
-        resize_pos_embed_backward(args, *stream);
+        resize_pos_embed_backward(args, stream);
         args.d_positions = expected_d;
         reference::resize_pos_embed_backward(args);
         check_close(d, expected_d, 1e-6, "d_positions");
@@ -65,16 +67,19 @@ TEST_CASE("the oracle of resize_pos_embed has the right gradient") {
   check_gradient(loss, positions, d_positions, 1e-8, "d_positions");
 }
 
-TEST_CASE("resize_pos_embed moves the coordinates by the scale factor") {
+static void check_scale_factor(Stream& stream);
+TEST_CASE("resize_pos_embed moves the coordinates by the scale factor", "[device]") {
+  every_stream(check_scale_factor);
+}
+static void check_scale_factor(Stream& stream) {
   // A ramp along x: the output follows from its four taps alone, which lie around (i + 0.5) · 12 / 3.1 - 0.5 and not
   // around (i + 0.5) · 12 / 3 - 0.5.
-  const auto stream = make_cpu_stream();
   const std::int64_t side = 12;
   HostArray positions(DType::float32, {1 + side * side, 1});
   positions.set(0, -7);
   for (std::int64_t i = 0; i < side * side; ++i) positions.set(1 + i, static_cast<double>(i % side));
   HostArray resized(DType::float32, {10, 1});
-  resize_pos_embed({.positions = positions, .resized = resized, .rows = 3, .columns = 3}, *stream);
+  resize_pos_embed({.positions = positions, .resized = resized, .rows = 3, .columns = 3}, stream);
   CHECK(resized.at(0) == -7);
   const double at = 1.5 * 12 / 3.1 - 0.5;
   const double low = std::floor(at);
