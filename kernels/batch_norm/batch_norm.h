@@ -13,7 +13,8 @@ namespace dino {
 ///
 /// The squares are those of the distances from the mean over all ranks (two passes), so nothing cancels.
 /// Traffic: forward reads x three times and writes y; backward reads x and dy twice and writes dx.
-/// Numerics: fp32; rows are summed in blocks of 32, the blocks one after the other, for any number of threads.
+/// Numerics: fp32; rows are summed in blocks whose bounds depend on R alone, the blocks one after the other, for any
+/// number of threads.
 /// Source: Ioffe & Szegedy 2015 (arXiv 1502.03167); PyTorch's SyncBatchNorm.
 
 /// sums[c] = Σ over rows of x; sums[C] = R, exact up to 2^24.
@@ -74,5 +75,12 @@ struct BatchNormBackward {
   GradientMode mode = GradientMode::ignore;
 };
 DINO_OPERATION(batch_norm_backward, BatchNormBackward)
+
+/// Throw Error unless types and shapes are as declared above.
+void check_batch_norm(const BatchNormSums& args);
+void check_batch_norm(const BatchNormSquares& args);
+void check_batch_norm(const BatchNormForward& args);
+void check_batch_norm(const BatchNormBackwardSums& args);
+void check_batch_norm(const BatchNormBackward& args);
 
 }  // namespace dino

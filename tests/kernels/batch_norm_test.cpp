@@ -1,5 +1,6 @@
 #include "kernels/batch_norm/batch_norm.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <omp.h>
@@ -82,8 +83,9 @@ Run run(const HostArray& x, const HostArray& dy, const HostArray& gamma, const H
 
 }  // namespace
 
-TEST_CASE("batch_norm agrees with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_steps(Stream& stream);
+TEST_CASE("batch_norm agrees with the oracle", "[device]") { every_stream(check_steps); }
+static void check_steps(Stream& stream) {
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Shape& shape : {Shape{2, 1}, Shape{5, 7}, Shape{33, 300}, Shape{100, 512}}) {
       for (const int misalign : {0, 1}) {
@@ -92,7 +94,7 @@ TEST_CASE("batch_norm agrees with the oracle") {
           const HostArray dy = random_normal(dtype, shape, 2, 1.0, 0.0, misalign);
           const HostArray gamma = random_normal(DType::float32, {shape[1]}, 3, 0.2, 1.0, misalign);
           const HostArray beta = random_normal(DType::float32, {shape[1]}, 4, 0.2, 0.0, misalign);
-          const Run got = run(x, dy, gamma, beta, DType::float32, dtype, mode, stream.get());
+          const Run got = run(x, dy, gamma, beta, DType::float32, dtype, mode, &stream);
           const Run expected = run(x, dy, gamma, beta, DType::float64, DType::float64, mode, nullptr);
           check_close(got.y, expected.y, tolerance_of(dtype), "y");
           check_close(got.statistics, expected.statistics, 2e-6, "statistics");
@@ -108,14 +110,15 @@ TEST_CASE("batch_norm agrees with the oracle") {
   }
 }
 
-TEST_CASE("batch_norm accumulates gradients") {
-  const auto stream = make_cpu_stream();
+static void check_accumulation(Stream& stream);
+TEST_CASE("batch_norm accumulates gradients", "[device]") { every_stream(check_accumulation); }
+static void check_accumulation(Stream& stream) {
   const Shape shape{20, 40};
   const HostArray x = random_normal(DType::float32, shape, 1);
   const HostArray dy = random_normal(DType::float32, shape, 2);
   const HostArray gamma = random_normal(DType::float32, {40}, 3, 0.2, 1.0);
-  const Run once = run(x, dy, gamma, gamma, DType::float32, DType::float32, GradientMode::overwrite, stream.get());
-  const Run added = run(x, dy, gamma, gamma, DType::float32, DType::float32, GradientMode::accumulate, stream.get());
+  const Run once = run(x, dy, gamma, gamma, DType::float32, DType::float32, GradientMode::overwrite, &stream);
+  const Run added = run(x, dy, gamma, gamma, DType::float32, DType::float32, GradientMode::accumulate, &stream);
   for (const auto& [sum, part] : {std::pair{&added.dx, &once.dx}, std::pair{&added.d_gamma, &once.d_gamma},
                                   std::pair{&added.d_beta, &once.d_beta}}) {
     HostArray expected = random_normal(DType::float32, part->shape(), 9).to(DType::float64);
@@ -124,12 +127,13 @@ TEST_CASE("batch_norm accumulates gradients") {
   }
 }
 
-TEST_CASE("batch_norm keeps a small variance around a large mean") {
-  const auto stream = make_cpu_stream();
+static void check_large_mean(Stream& stream);
+TEST_CASE("batch_norm keeps a small variance around a large mean", "[device]") { every_stream(check_large_mean); }
+static void check_large_mean(Stream& stream) {
   const Shape shape{500, 20};
   const HostArray x = random_normal(DType::float32, shape, 1, 1.0, 1000.0);
   const HostArray ones = random_normal(DType::float32, {20}, 2, 0.0, 1.0);
-  const Run got = run(x, x, ones, ones, DType::float32, DType::float32, GradientMode::overwrite, stream.get());
+  const Run got = run(x, x, ones, ones, DType::float32, DType::float32, GradientMode::overwrite, &stream);
   const Run expected = run(x, x, ones, ones, DType::float64, DType::float64, GradientMode::overwrite, nullptr);
   check_close(got.statistics, expected.statistics, 1e-5, "statistics");
   check_close(got.y, expected.y, 1e-3, "y");
