@@ -10,6 +10,8 @@ void check(const NearestNeighbors& args) {
               args.queries.extent(1) == args.bank.extent(1),
           kWhere, "queries (Q, C) and bank (M, C) disagree; got {} and {}", args.queries.shape().to_string(),
           args.bank.shape().to_string());
+  require_array(args.queries, DType::float32, args.queries.shape(), kWhere, "queries");
+  require_array(args.bank, DType::float32, args.bank.shape(), kWhere, "bank");
   require(args.similarities.shape().rank() == 2, kWhere, "similarities must be (Q, k); got {}",
           args.similarities.shape().to_string());
   const std::int64_t k = args.similarities.extent(1);

@@ -192,8 +192,6 @@ HWY_EXPORT(nearest_neighbors_all);
 
 void nearest_neighbors(const NearestNeighbors& args, Stream& stream) {
   check(args);
-  require_array(args.queries, DType::float32, args.queries.shape(), "nearest_neighbors", "queries");
-  require_array(args.bank, DType::float32, args.bank.shape(), "nearest_neighbors", "bank");
   const std::size_t bytes_per_thread = static_cast<std::size_t>(kTileRows * args.bank.extent(1)) * sizeof(float);
   auto* scratch =
       static_cast<std::byte*>(stream.scratch(bytes_per_thread * static_cast<std::size_t>(omp_get_max_threads())));

@@ -1,6 +1,7 @@
 #include "kernels/knn/knn.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <omp.h>
@@ -37,13 +38,16 @@ void check_same_indices(const HostArray& got, const HostArray& expected) {
 
 }  // namespace
 
-TEST_CASE("nearest_neighbors agrees with the oracle, equal similarities included") {
+static void check_exact(Stream& stream);
+TEST_CASE("nearest_neighbors agrees with the oracle, equal similarities included", "[device]") {
+  every_stream(check_exact);
+}
+static void check_exact(Stream& stream) {
   struct Case {
     std::int64_t queries, bank, channels, k;
   };
-  const auto stream = make_cpu_stream();
-  const Case cases[] = {{1, 1, 1, 1},     {1, 5, 3, 5},        {7, 127, 17, 10}, {13, 128, 4, 128},
-                        {5, 129, 2, 100}, {31, 1000, 48, 200}, {6, 300, 384, 20}};
+  const Case cases[] = {{1, 1, 1, 1},        {1, 5, 3, 5},      {7, 127, 17, 10}, {13, 128, 4, 128}, {5, 129, 2, 100},
+                        {31, 1000, 48, 200}, {6, 300, 384, 20}, {66, 70, 3, 33},  {3, 2100, 2, 7},   {2, 4300, 1, 200}};
   for (const Case& c : cases) {
     for (const int misalign : {0, 1}) {
       INFO(c.queries << " queries, " << c.bank << " rows, " << c.channels << " channels, k " << c.k);
@@ -51,7 +55,7 @@ TEST_CASE("nearest_neighbors agrees with the oracle, equal similarities included
       const HostArray bank = coarse({c.bank, c.channels}, 2, misalign);
       const Neighbors got(c.queries, c.k), expected(c.queries, c.k);
       nearest_neighbors({.queries = queries, .bank = bank, .similarities = got.similarities, .indices = got.indices},
-                        *stream);
+                        stream);
       reference::nearest_neighbors(
           {.queries = queries, .bank = bank, .similarities = expected.similarities, .indices = expected.indices});
       check_close(got.similarities, expected.similarities, 0.0, "similarities");
@@ -60,30 +64,34 @@ TEST_CASE("nearest_neighbors agrees with the oracle, equal similarities included
   }
 }
 
-TEST_CASE("nearest_neighbors of real-valued features") {
-  const auto stream = make_cpu_stream();
+static void check_real_values(Stream& stream);
+TEST_CASE("nearest_neighbors of real-valued features", "[device]") { every_stream(check_real_values); }
+static void check_real_values(Stream& stream) {
   const HostArray queries = random_normal(DType::float32, {20, 384}, 1, 0.05);
   const HostArray bank = random_normal(DType::float32, {700, 384}, 2, 0.05);
   const Neighbors got(20, 50), expected(20, 50);
   nearest_neighbors({.queries = queries, .bank = bank, .similarities = got.similarities, .indices = got.indices},
-                    *stream);
+                    stream);
   reference::nearest_neighbors(
       {.queries = queries, .bank = bank, .similarities = expected.similarities, .indices = expected.indices});
   check_close(got.similarities, expected.similarities, 1e-6, "similarities");
 }
 
-TEST_CASE("nearest_neighbors: equal rows of the bank come in the order of their index, wherever they lie") {
-  const auto stream = make_cpu_stream();
-  const HostArray queries = random_normal(DType::float32, {8, 100}, 1);
-  const HostArray one = random_normal(DType::float32, {1, 100}, 2);
-  HostArray bank(DType::float32, {333, 100});
-  for (std::int64_t i = 0; i < bank.size(); ++i) bank.set(i, one.at(i % 100));
+static void check_equal_rows(Stream& stream);
+TEST_CASE("nearest_neighbors: equal rows of the bank come in the order of their index, wherever they lie", "[device]") {
+  every_stream(check_equal_rows);
+}
+static void check_equal_rows(Stream& stream) {
+  const HostArray queries = random_normal(DType::float32, {8, 20}, 1);
+  const HostArray one = random_normal(DType::float32, {1, 20}, 2);
+  HostArray bank(DType::float32, {1333, 20});
+  for (std::int64_t i = 0; i < bank.size(); ++i) bank.set(i, one.at(i % 20));
   const int threads = omp_get_max_threads();
   for (const int count : {1, 3}) {
     omp_set_num_threads(count);
     const Neighbors got(8, 40);
     nearest_neighbors({.queries = queries, .bank = bank, .similarities = got.similarities, .indices = got.indices},
-                      *stream);
+                      stream);
     for (std::int64_t q = 0; q < 8; ++q) {
       for (std::int64_t n = 0; n < 40; ++n) CHECK(got.indices.as<std::int32_t>()[q * 40 + n] == n);
     }
@@ -91,14 +99,15 @@ TEST_CASE("nearest_neighbors: equal rows of the bank come in the order of their 
   omp_set_num_threads(threads);
 }
 
-TEST_CASE("nearest_neighbors: what is not a number is no neighbour") {
-  const auto stream = make_cpu_stream();
+static void check_nan(Stream& stream);
+TEST_CASE("nearest_neighbors: what is not a number is no neighbour", "[device]") { every_stream(check_nan); }
+static void check_nan(Stream& stream) {
   const HostArray queries = random_normal(DType::float32, {2, 4}, 1);
   HostArray bank = random_normal(DType::float32, {3, 4}, 2);
   bank.set(5, std::numeric_limits<double>::quiet_NaN());
   const Neighbors got(2, 3), expected(2, 3);
   nearest_neighbors({.queries = queries, .bank = bank, .similarities = got.similarities, .indices = got.indices},
-                    *stream);
+                    stream);
   reference::nearest_neighbors(
       {.queries = queries, .bank = bank, .similarities = expected.similarities, .indices = expected.indices});
   check_same_indices(got.indices, expected.indices);
@@ -106,8 +115,9 @@ TEST_CASE("nearest_neighbors: what is not a number is no neighbour") {
   CHECK(got.similarities.at(2) == -std::numeric_limits<double>::infinity());
 }
 
-TEST_CASE("knn_vote agrees with the oracle") {
-  const auto stream = make_cpu_stream();
+static void check_votes(Stream& stream);
+TEST_CASE("knn_vote agrees with the oracle", "[device]") { every_stream(check_votes); }
+static void check_votes(Stream& stream) {
   for (const std::int32_t classes : {1, 3, 5, 40}) {
     const std::int64_t queries = 50, k = 30, rows = 200;
     const HostArray similarities = coarse({queries, k}, 1, 0);
@@ -129,7 +139,7 @@ TEST_CASE("knn_vote agrees with the oracle") {
                  .ks = ks,
                  .temperature = 0.5,
                  .predictions = got};
-    knn_vote(args, *stream);
+    knn_vote(args, stream);
     args.predictions = expected;
     reference::knn_vote(args);
     check_same_indices(got, expected);
