@@ -13,4 +13,7 @@ struct Cast {
 };
 DINO_OPERATION(cast, Cast)
 
+/// Throws Error unless the sizes are as declared above.
+void check_cast(const Cast& args);
+
 }  // namespace dino

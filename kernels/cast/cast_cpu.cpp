@@ -43,8 +43,7 @@ namespace dino::cpu {
 HWY_EXPORT(cast_all);
 
 void cast(const Cast& args, Stream&) {
-  require(args.x.size() == args.y.size(), "cast", "x and y differ in size; got {} and {}", args.x.shape().to_string(),
-          args.y.shape().to_string());
+  check_cast(args);
   HWY_DYNAMIC_DISPATCH(cast_all)(args);
 }
 

@@ -26,8 +26,7 @@ void cast_from(const Cast& args, Stream& stream, std::int64_t begin, std::int64_
 }  // namespace
 
 void cast(const Cast& args, Stream& stream) {
-  require(args.x.size() == args.y.size(), "cast", "x and y differ in size; got {} and {}", args.x.shape().to_string(),
-          args.y.shape().to_string());
+  check_cast(args);
   visit_compute_type(args.x.dtype(), "cast", [&](auto from) {
     visit_compute_type(args.y.dtype(), "cast", [&](auto to) {
       using From = decltype(from);

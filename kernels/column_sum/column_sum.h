@@ -16,4 +16,7 @@ struct ColumnSum {
 };
 DINO_OPERATION(column_sum, ColumnSum)
 
+/// Throws Error unless types and shapes are as declared above.
+void check_column_sum(const ColumnSum& args);
+
 }  // namespace dino

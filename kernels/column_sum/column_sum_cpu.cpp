@@ -44,9 +44,7 @@ HWY_EXPORT(sum_columns_any);
 
 void column_sum(const ColumnSum& args, Stream& stream) {
   if (args.mode == GradientMode::ignore) return;
-  require(args.x.shape().rank() == 2 && args.x.size() > 0, "column_sum", "x must be a matrix that is not empty; got {}",
-          args.x.shape().to_string());
-  require_array(args.y, DType::float32, Shape{args.x.extent(1)}, "column_sum", "y");
+  check_column_sum(args);
   const RowBlocks blocks(args.x.extent(0));
   auto* partial =
       static_cast<float*>(stream.scratch(static_cast<std::size_t>(blocks.count * args.x.extent(1)) * sizeof(float)));

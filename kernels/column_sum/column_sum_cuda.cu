@@ -14,9 +14,7 @@ struct Elements {
 
 void column_sum(const ColumnSum& args, Stream& stream) {
   if (args.mode == GradientMode::ignore) return;
-  require(args.x.shape().rank() == 2 && args.x.size() > 0, "column_sum", "x must be a matrix that is not empty; got {}",
-          args.x.shape().to_string());
-  require_array(args.y, DType::float32, Shape{args.x.extent(1)}, "column_sum", "y");
+  check_column_sum(args);
   const ColumnBlocks blocks(args.x.extent(0), args.x.extent(1));
   auto* partial = static_cast<float*>(stream.scratch(blocks.partial_bytes()));
   visit_compute_type(args.x.dtype(), "column_sum", [&](auto zero) {

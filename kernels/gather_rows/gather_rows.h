@@ -25,4 +25,9 @@ struct GatherRowsBackward {
 };
 DINO_OPERATION(gather_rows_backward, GatherRowsBackward)
 
+/// Throw Error unless types and shapes are as declared above; what the rows are is not looked at, as it may be on a
+/// device.
+void check_gather_rows(const GatherRows& args);
+void check_gather_rows(const GatherRowsBackward& args);
+
 }  // namespace dino

@@ -47,14 +47,10 @@ HWY_EXPORT(scatter_add);
 
 namespace {
 
-void check(const ConstArray& all, const ConstArray& rows, const ConstArray& some) {
-  constexpr std::string_view kWhere = "gather_rows";
-  require(all.shape().rank() == 2, kWhere, "x has shape (T, C); got {}", all.shape().to_string());
-  require_array(rows, DType::int32, {rows.size()}, kWhere, "rows");
-  require_array(some, all.dtype(), {rows.size(), all.extent(1)}, kWhere, "y");
+void check_rows(const ConstArray& all, const ConstArray& rows) {
   for (std::int64_t r = 0; r < rows.size(); ++r) {
     const std::int32_t row = rows.as<std::int32_t>()[r];
-    require(row >= 0 && row < all.extent(0), kWhere, "row {} is outside of x; got {}, x has shape {}", r, row,
+    require(row >= 0 && row < all.extent(0), "gather_rows", "row {} is outside of x; got {}, x has shape {}", r, row,
             all.shape().to_string());
   }
 }
@@ -62,7 +58,8 @@ void check(const ConstArray& all, const ConstArray& rows, const ConstArray& some
 }  // namespace
 
 void gather_rows(const GatherRows& args, Stream&) {
-  check(args.x, args.rows, args.y);
+  check_gather_rows(args);
+  check_rows(args.x, args.rows);
   const std::size_t row_bytes = static_cast<std::size_t>(args.x.extent(1)) * size_of(args.x.dtype());
   const auto* x = static_cast<const std::byte*>(args.x.data());
   auto* y = static_cast<std::byte*>(args.y.data());
@@ -77,7 +74,8 @@ void gather_rows(const GatherRows& args, Stream&) {
 
 void gather_rows_backward(const GatherRowsBackward& args, Stream&) {
   if (args.mode == GradientMode::ignore) return;
-  check(args.dx, args.rows, args.dy);
+  check_gather_rows(args);
+  check_rows(args.dx, args.rows);
   if (args.mode == GradientMode::accumulate) {
     HWY_DYNAMIC_DISPATCH(scatter_add)(args);
     return;

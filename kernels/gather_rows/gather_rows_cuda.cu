@@ -37,14 +37,6 @@ __global__ void __launch_bounds__(kThreads) fill_zero(T* x, std::int64_t packs) 
   store(zeros, x + i * N);
 }
 
-/// Types and shapes only: what the rows are is on the device.
-void check(const ConstArray& all, const ConstArray& rows, const ConstArray& some) {
-  constexpr std::string_view kWhere = "gather_rows";
-  require(all.shape().rank() == 2, kWhere, "x has shape (T, C); got {}", all.shape().to_string());
-  require_array(rows, DType::int32, {rows.size()}, kWhere, "rows");
-  require_array(some, all.dtype(), {rows.size(), all.extent(1)}, kWhere, "y");
-}
-
 template <typename T, int N>
 void copy(const ConstArray& from, const std::int32_t* from_rows, const Array& to, const std::int32_t* to_rows,
           std::int64_t rows, bool adds, Stream& stream) {
@@ -56,7 +48,7 @@ void copy(const ConstArray& from, const std::int32_t* from_rows, const Array& to
 }  // namespace
 
 void gather_rows(const GatherRows& args, Stream& stream) {
-  check(args.x, args.rows, args.y);
+  check_gather_rows(args);
   visit_compute_type(args.x.dtype(), "gather_rows", [&](auto zero) {
     using T = decltype(zero);
     with_pack<T>(pack_size<T>(args.x.extent(1), args.x, args.y), [&](auto n) {
@@ -67,7 +59,7 @@ void gather_rows(const GatherRows& args, Stream& stream) {
 
 void gather_rows_backward(const GatherRowsBackward& args, Stream& stream) {
   if (args.mode == GradientMode::ignore) return;
-  check(args.dx, args.rows, args.dy);
+  check_gather_rows(args);
   visit_compute_type(args.dx.dtype(), "gather_rows_backward", [&](auto zero) {
     using T = decltype(zero);
     with_pack<T>(pack_size<T>(args.dx.extent(1), args.dx, args.dy), [&](auto n) {

@@ -30,4 +30,8 @@ struct GeluBackward {
 };
 DINO_OPERATION(gelu_backward, GeluBackward)
 
+/// Throw Error unless types and shapes are as declared above.
+void check_gelu(const GeluForward& args);
+void check_gelu(const GeluBackward& args);
+
 }  // namespace dino

@@ -111,19 +111,15 @@ HWY_EXPORT(gelu_forward_all);
 HWY_EXPORT(gelu_backward_all);
 
 void gelu_forward(const GeluForward& args, Stream&) {
-  require_array(args.y, args.x.dtype(), args.x.shape(), "gelu", "y");
+  check_gelu(args);
   HWY_DYNAMIC_DISPATCH(gelu_forward_all)(args);
 }
 
 void gelu_backward(const GeluBackward& args, Stream& stream) {
-  require_array(args.dy, args.x.dtype(), args.x.shape(), "gelu", "dy");
-  if (args.mode != GradientMode::ignore) require_array(args.dx, args.x.dtype(), args.x.shape(), "gelu", "dx");
+  check_gelu(args);
   float* partial = nullptr;
   if (args.dbias_mode != GradientMode::ignore) {
-    require(args.x.shape().rank() >= 1 && args.x.size() > 0, "gelu", "a bias gradient needs rows to sum; got x {}",
-            args.x.shape().to_string());
     const std::int64_t columns = args.x.extent(-1);
-    require_array(args.dbias, DType::float32, Shape{columns}, "gelu", "dbias");
     const RowBlocks blocks(args.x.size() / columns);
     partial = static_cast<float*>(stream.scratch(static_cast<std::size_t>(blocks.count * columns) * sizeof(float)));
   } else if (args.mode == GradientMode::ignore) {

@@ -68,7 +68,7 @@ void backward(const GeluBackward& args, Stream& stream) {
 }  // namespace
 
 void gelu_forward(const GeluForward& args, Stream& stream) {
-  require_array(args.y, args.x.dtype(), args.x.shape(), "gelu", "y");
+  check_gelu(args);
   visit_compute_type(args.x.dtype(), "gelu", [&](auto zero) {
     using T = decltype(zero);
     with_pack<T>(pack_size<T>(args.x.size(), args.x, args.y), [&](auto n) {
@@ -80,16 +80,9 @@ void gelu_forward(const GeluForward& args, Stream& stream) {
 }
 
 void gelu_backward(const GeluBackward& args, Stream& stream) {
-  require_array(args.dy, args.x.dtype(), args.x.shape(), "gelu", "dy");
-  if (args.mode != GradientMode::ignore) require_array(args.dx, args.x.dtype(), args.x.shape(), "gelu", "dx");
+  check_gelu(args);
+  if (args.mode == GradientMode::ignore && args.dbias_mode == GradientMode::ignore) return;
   const std::int64_t columns = args.x.shape().rank() >= 1 ? args.x.extent(-1) : 1;
-  if (args.dbias_mode != GradientMode::ignore) {
-    require(args.x.shape().rank() >= 1 && args.x.size() > 0, "gelu", "a bias gradient needs rows to sum; got x {}",
-            args.x.shape().to_string());
-    require_array(args.dbias, DType::float32, Shape{columns}, "gelu", "dbias");
-  } else if (args.mode == GradientMode::ignore) {
-    return;
-  }
   visit_compute_type(args.x.dtype(), "gelu", [&](auto zero) {
     using T = decltype(zero);
     with_pack<T>(pack_size<T>(columns, args.x, args.dy, args.dx), [&](auto n) {

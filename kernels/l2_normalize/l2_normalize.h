@@ -28,4 +28,8 @@ struct L2NormalizeBackward {
 };
 DINO_OPERATION(l2_normalize_backward, L2NormalizeBackward)
 
+/// Throw Error unless types and shapes are as declared above.
+void check_l2_normalize(const L2Normalize& args);
+void check_l2_normalize(const L2NormalizeBackward& args);
+
 }  // namespace dino

@@ -100,17 +100,13 @@ HWY_EXPORT(normalize_rows);
 HWY_EXPORT(normalize_backward_rows);
 
 void l2_normalize(const L2Normalize& args, Stream&) {
-  require(args.x.shape().rank() == 2, "l2_normalize", "x has shape (R, C); got {}", args.x.shape().to_string());
-  require_array(args.y, args.x.dtype(), args.x.shape(), "l2_normalize", "y");
+  check_l2_normalize(args);
   HWY_DYNAMIC_DISPATCH(normalize_rows)(args);
 }
 
 void l2_normalize_backward(const L2NormalizeBackward& args, Stream&) {
   if (args.mode == GradientMode::ignore) return;
-  constexpr std::string_view kWhere = "l2_normalize_backward";
-  require(args.x.shape().rank() == 2, kWhere, "x has shape (R, C); got {}", args.x.shape().to_string());
-  require_array(args.dy, args.x.dtype(), args.x.shape(), kWhere, "dy");
-  require_array(args.dx, args.x.dtype(), args.x.shape(), kWhere, "dx");
+  check_l2_normalize(args);
   HWY_DYNAMIC_DISPATCH(normalize_backward_rows)(args);
 }
 

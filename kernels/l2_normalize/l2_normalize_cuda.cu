@@ -57,8 +57,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void l2_normalize(const L2Normalize& args, Stream& stream) {
-  require(args.x.shape().rank() == 2, "l2_normalize", "x has shape (R, C); got {}", args.x.shape().to_string());
-  require_array(args.y, args.x.dtype(), args.x.shape(), "l2_normalize", "y");
+  check_l2_normalize(args);
   const std::int64_t rows = args.x.extent(0);
   const std::int64_t width = args.x.extent(1);
   visit_compute_type(args.x.dtype(), "l2_normalize", [&](auto zero) {
@@ -72,13 +71,10 @@ void l2_normalize(const L2Normalize& args, Stream& stream) {
 
 void l2_normalize_backward(const L2NormalizeBackward& args, Stream& stream) {
   if (args.mode == GradientMode::ignore) return;
-  constexpr std::string_view kWhere = "l2_normalize_backward";
-  require(args.x.shape().rank() == 2, kWhere, "x has shape (R, C); got {}", args.x.shape().to_string());
-  require_array(args.dy, args.x.dtype(), args.x.shape(), kWhere, "dy");
-  require_array(args.dx, args.x.dtype(), args.x.shape(), kWhere, "dx");
+  check_l2_normalize(args);
   const std::int64_t rows = args.x.extent(0);
   const std::int64_t width = args.x.extent(1);
-  visit_compute_type(args.x.dtype(), kWhere, [&](auto zero) {
+  visit_compute_type(args.x.dtype(), "l2_normalize_backward", [&](auto zero) {
     using T = decltype(zero);
     with_pack<T>(pack_size<T>(width, args.x, args.dy, args.dx), [&](auto n) {
       launch(backward_rows<T, n>, {blocks_for(rows, kWarps), kThreads}, stream, args.x.as<T>(), args.dy.as<T>(),
