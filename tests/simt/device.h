@@ -64,6 +64,17 @@ T from_bits(std::uint64_t bits) {
 unsigned lane();
 [[noreturn]] void fail_in_kernel(const char* what);
 
+/// Asynchronous copies of this thread: `bytes` from `from`, then zeros up to `size`. They happen in wait_for_copies,
+/// not before, for all groups but the last `pending`; what was never waited for never happens.
+void queue_copy(void* to, const void* from, std::size_t bytes, std::size_t size);
+void commit_copies();
+void wait_for_copies(std::size_t pending);
+
+/// Throw Error unless an address is a multiple of `alignment`, or unless `size` bytes there are the block's shared
+/// memory.
+void require_aligned(const void* address, std::size_t alignment);
+void require_shared(const void* address, std::size_t size);
+
 /// The value of another lane, which must take part.
 template <typename T>
 T shuffle(unsigned mask, T value, unsigned from) {

@@ -51,6 +51,15 @@ class Stacks {
   std::vector<std::byte*> stacks_;  // for the life of the process
 };
 
+/// An asynchronous copy that has not happened yet.
+struct Copy {
+  std::byte* to = nullptr;
+  const std::byte* from = nullptr;
+  std::size_t bytes = 0;  // copied; zeros follow
+  std::size_t size = 0;
+  std::size_t group = 0;
+};
+
 struct Thread {
   ThreadView view;
   context::fcontext_t place = nullptr;  // where it goes on
@@ -59,6 +68,8 @@ struct Thread {
   unsigned mask = 0;                            // of the warp operation it waits in
   std::uint64_t value = 0;                      // that it gives to it
   std::array<std::uint64_t, kWarp> received{};  // that the lanes gave to the last one
+  std::vector<Copy> copies;                     // in the order of their groups
+  std::size_t groups = 0;                       // of copies, that are complete
   void* fake_stack = nullptr;                   // the address sanitizer's
 };
 
@@ -73,6 +84,7 @@ class Block {
   void barrier();
   const std::uint64_t* exchange(unsigned mask, std::uint64_t value);
   const ThreadView& current_view() const { return threads_[current_].view; }
+  Thread& current_thread() { return threads_[current_]; }
 
  private:
   static void enter(context::transfer_t from);
@@ -306,6 +318,44 @@ void block_barrier() { current_block->barrier(); }
 
 const std::uint64_t* exchange_in_warp(unsigned mask, std::uint64_t value) {
   return current_block->exchange(mask, value);
+}
+
+void queue_copy(void* to, const void* from, std::size_t bytes, std::size_t size) {
+  if (bytes > size) fail_in_kernel("an asynchronous copy reads more than it writes");
+  Thread& thread = current_block->current_thread();
+  thread.copies.push_back({.to = static_cast<std::byte*>(to),
+                           .from = static_cast<const std::byte*>(from),
+                           .bytes = bytes,
+                           .size = size,
+                           .group = thread.groups});
+}
+
+void commit_copies() { ++current_block->current_thread().groups; }
+
+void wait_for_copies(std::size_t pending) {
+  Thread& thread = current_block->current_thread();
+  const auto waited_for = [&](const Copy& copy) { return copy.group + pending < thread.groups; };
+  for (const Copy& copy : thread.copies) {
+    if (!waited_for(copy)) break;
+    if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
+    std::memset(copy.to + copy.bytes, 0, copy.size - copy.bytes);
+  }
+  std::erase_if(thread.copies, waited_for);
+}
+
+void require_aligned(const void* address, std::size_t alignment) {
+  if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0) {
+    fail_in_kernel("an access to an address that is not a multiple of its size");
+  }
+}
+
+void require_shared(const void* address, std::size_t size) {
+  const ThreadView& thread = this_thread();
+  const auto begin = reinterpret_cast<std::uintptr_t>(thread.shared);
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  if (at < begin || at + size > begin + thread.shared_bytes) {
+    fail_in_kernel("an instruction for shared memory is given an address outside of it");
+  }
 }
 
 unsigned lane() {
