@@ -1,7 +1,7 @@
 #include "kernels/attention/cls_attention.h"
 
 #include "tests/support/catch.h"
-#include "tests/support/every_target.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 using namespace dino;
@@ -22,10 +22,9 @@ double tolerance(DType dtype) { return dtype == DType::float32 ? 3e-6 : 4e-3; }
 
 }  // namespace
 
-static void check_both_ways();
-TEST_CASE("cls_attention agrees with the oracle, forward and backward") { every_target(check_both_ways); }
-static void check_both_ways() {
-  const auto stream = make_cpu_stream();
+static void check_both_ways(Stream& stream);
+TEST_CASE("cls_attention agrees with the oracle, forward and backward", "[device]") { every_stream(check_both_ways); }
+static void check_both_ways(Stream& stream) {
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     for (const Case& c : kCases) {
       for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
@@ -50,7 +49,7 @@ static void check_both_ways() {
         reference::cls_attention_forward(forward);
         forward.out = out;
         forward.probabilities = probabilities;
-        cls_attention_forward(forward, *stream);
+        cls_attention_forward(forward, stream);
         check_close(out, out_expected, tolerance(dtype), "out");
         check_close(probabilities, probabilities_expected, 2e-6, "probabilities");
 
@@ -73,7 +72,7 @@ static void check_both_ways() {
         reference::cls_attention_backward(backward);
         backward.dq = dq;
         backward.d_kv = d_kv;
-        cls_attention_backward(backward, *stream);
+        cls_attention_backward(backward, stream);
         // Of one row the query's true gradient is zero, and what is left is rounding.
         if (rows > 1) check_close(dq, dq_expected, tolerance(dtype), "dq");
         check_close(d_kv, d_kv_expected, tolerance(dtype), "d_kv");
