@@ -64,8 +64,9 @@ T from_bits(std::uint64_t bits) {
 unsigned lane();
 [[noreturn]] void fail_in_kernel(const char* what);
 
-/// Asynchronous copies of this thread: `bytes` from `from`, then zeros up to `size`. They happen in wait_for_copies,
-/// not before, for all groups but the last `pending`; what was never waited for never happens.
+/// Asynchronous copies of this thread: `bytes` from `from`, then zeros up to `size`. They happen as late as they may:
+/// in wait_for_copies, for all groups but the last `pending`; what was never waited for never happens. With the
+/// schedule `descending` they happen as early as they may, at once.
 void queue_copy(void* to, const void* from, std::size_t bytes, std::size_t size);
 void commit_copies();
 void wait_for_copies(std::size_t pending);

@@ -145,6 +145,50 @@ __global__ void copy_in_groups(const BFloat16* x, BFloat16* out, int bytes) {
   for (int i = 0; i < 16; ++i) out[i] = shared[i];
 }
 
+/// Sums tiles of 64 packs that stream through two stages of shared memory, each thread of what another warp copied. The
+/// barrier at the end keeps the next copy from what is still read.
+template <bool kBarrier>
+__global__ void sum_stream(const BFloat16* x, float* out, int tiles) {
+  BFloat16* shared = &cuda::shared_memory<BFloat16>();
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto start = [&](int tile) {
+    if (tile < tiles)
+      cuda::cp_async_16(shared + (tile % 2 * kThreads + thread) * 8, x + (tile * kThreads + thread) * 8);
+    cuda::cp_async_commit();
+  };
+  start(0);
+  float sum = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    start(tile + 1);
+    cuda::cp_async_wait<1>();
+    __syncthreads();
+    sum += cuda::to_float(shared[(tile % 2 * kThreads + (thread ^ 32)) * 8]);
+    if (kBarrier) __syncthreads();
+  }
+  out[thread] = sum;
+}
+
+template <bool kBarrier>
+double error_of_stream() {
+  constexpr int kTiles = 4;
+  const HostArray x = random_normal(DType::bfloat16, {kTiles, kThreads, 8}, 1);
+  HostArray expected(DType::float64, {kThreads});
+  for (int i = 0; i < kThreads; ++i) {
+    double sum = 0;
+    for (int tile = 0; tile < kTiles; ++tile) sum += x.at((tile * kThreads + (i ^ 32)) * 8);
+    expected.set(i, sum);
+  }
+  const auto stream = simt::make_host_stream();
+  double largest = 0;
+  every_schedule([&] {
+    HostArray out(DType::float32, {kThreads});
+    cuda::launch(sum_stream<kBarrier>, {1, kThreads, 2 * kThreads * 16}, *stream, x.as<BFloat16>(), out.as<float>(),
+                 kTiles);
+    largest = std::max(largest, difference(out, expected).relative_norm);
+  });
+  return largest;
+}
+
 __global__ void give_bad_address(int fault, const BFloat16* x) {
   BFloat16* shared = &cuda::shared_memory<BFloat16>();
   unsigned registers[4];
@@ -217,6 +261,8 @@ TEST_CASE("simt finds planted faults around tensor cores") {
   CHECK_FALSE(largest_error<Fault::no_wait>(17) <= 1e-2);
   CHECK_FALSE(largest_error<Fault::short_tail>(17) <= 1e-2);
   CHECK_FALSE(largest_error<Fault::unwritten>(17) <= 1e-2);
+  CHECK(error_of_stream<true>() <= 1e-6);
+  CHECK_FALSE(error_of_stream<false>() <= 1e-2);
 }
 
 TEST_CASE("cp.async shows only what was waited for, and zeros after it") {

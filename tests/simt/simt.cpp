@@ -58,6 +58,11 @@ struct Copy {
   std::size_t bytes = 0;  // copied; zeros follow
   std::size_t size = 0;
   std::size_t group = 0;
+
+  void perform() const {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+    std::memset(to + bytes, 0, size - bytes);
+  }
 };
 
 struct Thread {
@@ -323,11 +328,16 @@ const std::uint64_t* exchange_in_warp(unsigned mask, std::uint64_t value) {
 void queue_copy(void* to, const void* from, std::size_t bytes, std::size_t size) {
   if (bytes > size) fail_in_kernel("an asynchronous copy reads more than it writes");
   Thread& thread = current_block->current_thread();
-  thread.copies.push_back({.to = static_cast<std::byte*>(to),
-                           .from = static_cast<const std::byte*>(from),
-                           .bytes = bytes,
-                           .size = size,
-                           .group = thread.groups});
+  const Copy copy{.to = static_cast<std::byte*>(to),
+                  .from = static_cast<const std::byte*>(from),
+                  .bytes = bytes,
+                  .size = size,
+                  .group = thread.groups};
+  if (current_schedule == Schedule::descending) {
+    copy.perform();
+  } else {
+    thread.copies.push_back(copy);
+  }
 }
 
 void commit_copies() { ++current_block->current_thread().groups; }
@@ -337,8 +347,7 @@ void wait_for_copies(std::size_t pending) {
   const auto waited_for = [&](const Copy& copy) { return copy.group + pending < thread.groups; };
   for (const Copy& copy : thread.copies) {
     if (!waited_for(copy)) break;
-    if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
-    std::memset(copy.to + copy.bytes, 0, copy.size - copy.bytes);
+    copy.perform();
   }
   std::erase_if(thread.copies, waited_for);
 }
