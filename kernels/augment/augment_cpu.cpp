@@ -1,4 +1,5 @@
 #include "kernels/augment/augment_cpu.h"
+#include "kernels/common/parallel.h"
 
 #include <algorithm>
 #include <utility>
@@ -37,25 +38,22 @@ class Carver {
   std::int64_t used_ = 0;
 };
 
-}  // namespace
+/// How the scratch memory of one crop is divided: bounds that hold for every window, so that it is asked for once.
+struct Workspace {
+  Axis axis_x, axis_y;
+  std::int64_t row_pairs, pair_stride, plane_stride;
+  std::uint8_t *words_x, *words_y, *block, *rows, *first, *second, *lines;
+  std::size_t size_bytes;
 
-void augment_crop(const AugmentCrop& args, Stream& stream) {
-  if (!has_vectors()) return reference::augment_crop(args);
-  check_crop(args);
-  const CropPlan& plan = args.plan;
-  const std::int64_t height = plan.output_height;
-  const std::int64_t width = plan.output_width;
-  const Axis axis_x{plan.width, plan.resized_width, plan.window_left, width, plan.flip, plan.filter};
-  const Axis axis_y{plan.height, plan.resized_height, plan.window_top, height, false, plan.filter};
-
-  // Bounds that hold for every window, so that the scratch memory is asked for once.
-  const std::int64_t row_pairs = (plan.height + 1 + kBlockRows) / kBlockRows * (kBlockRows / 2);
-  const std::int64_t pair_stride = 2 * ((width + 7) / 8 * 8) + kSlack;
-  const std::int64_t plane_stride = (height * width + kSlack + 63) / 64 * 64;
-  const Weights all_columns{nullptr, nullptr, nullptr, nullptr, width, 0, 0, plan.width};
-  std::uint8_t *words_x = nullptr, *words_y = nullptr, *block = nullptr, *rows = nullptr, *first = nullptr,
-               *second = nullptr, *lines = nullptr;
-  const auto carve = [&](std::uint8_t* memory) {
+  Workspace(const CropPlan& plan, std::uint8_t* memory)
+      : axis_x{plan.width, plan.resized_width, plan.window_left, plan.output_width, plan.flip, plan.filter},
+        axis_y{plan.height, plan.resized_height, plan.window_top, plan.output_height, false, plan.filter} {
+    const std::int64_t height = plan.output_height;
+    const std::int64_t width = plan.output_width;
+    row_pairs = (plan.height + 1 + kBlockRows) / kBlockRows * (kBlockRows / 2);
+    pair_stride = 2 * ((width + 7) / 8 * 8) + kSlack;
+    plane_stride = (height * width + kSlack + 63) / 64 * 64;
+    const Weights all_columns{nullptr, nullptr, nullptr, nullptr, width, 0, 0, plan.width};
     Carver carver(memory);
     words_x = carver.take(weight_words(axis_x) * 4);
     words_y = carver.take(weight_words(axis_y) * 4);
@@ -64,18 +62,24 @@ void augment_crop(const AugmentCrop& args, Stream& stream) {
     first = carver.take(3 * plane_stride);
     second = carver.take(3 * plane_stride);
     lines = carver.take(2 * (width + 2 * kSlack));
-    return carver.used();
-  };
-  carve(static_cast<std::uint8_t*>(stream.scratch(carve(nullptr))));
+    size_bytes = carver.used();
+  }
+};
 
-  const Weights x = make_weights(axis_x, reinterpret_cast<std::int32_t*>(words_x));
-  const Weights y = make_weights(axis_y, reinterpret_cast<std::int32_t*>(words_y));
-  const PairedRows paired{rows, row_pairs * pair_stride, pair_stride};
-  Planes planes{first, height, width, plane_stride};
+std::size_t scratch_bytes(const CropPlan& plan) { return Workspace(plan, nullptr).size_bytes; }
+
+/// A crop that has been checked, with scratch_bytes() of memory.
+void make_crop(const AugmentCrop& args, std::uint8_t* memory) {
+  const CropPlan& plan = args.plan;
+  const Workspace work(plan, memory);
+  const Weights x = make_weights(work.axis_x, reinterpret_cast<std::int32_t*>(work.words_x));
+  const Weights y = make_weights(work.axis_y, reinterpret_cast<std::int32_t*>(work.words_y));
+  const PairedRows paired{work.rows, work.row_pairs * work.pair_stride, work.pair_stride};
+  Planes planes{work.first, plan.output_height, plan.output_width, work.plane_stride};
   const auto* image = args.image.as<std::uint8_t>();
   const std::int64_t row_bytes = args.image.extent(1) * 3;
   resize_rows(image + plan.top * row_bytes + 3 * plan.left, row_bytes, image + args.image.size(), y.source_begin,
-              y.source_end - y.source_begin, x, paired, block);
+              y.source_end - y.source_begin, x, paired, work.block);
   resize_columns(paired, y, planes);
 
   for (int i = 0; i < plan.jitter_steps; ++i) jitter(planes, plan, plan.jitter_order[static_cast<std::size_t>(i)]);
@@ -85,13 +89,38 @@ void augment_crop(const AugmentCrop& args, Stream& stream) {
   }
   if (plan.blur_radius > 0) {
     const BoxBlur blur = make_box_blur(plan.blur_radius);
-    blur_rows(planes, blur, lines);
+    blur_rows(planes, blur, work.lines);
     Planes blurred = planes;
-    blurred.data = second;
+    blurred.data = work.second;
     blur_columns(planes, blurred, blur);
     planes = blurred;
   }
   interleave(planes, plan.solarize, args.output.as<std::uint8_t>());
+}
+
+}  // namespace
+
+void augment_crop(const AugmentCrop& args, Stream& stream) {
+  if (!has_vectors()) return reference::augment_crop(args);
+  check_crop(args);
+  make_crop(args, static_cast<std::uint8_t*>(stream.scratch(scratch_bytes(args.plan))));
+}
+
+void augment_crops(const AugmentCrops& args, Stream& stream) {
+  check_crop_tables(args);
+  const std::int64_t crops = args.output.extent(0);
+  if (!has_vectors()) {
+    parallel_items(crops, [&](std::int64_t i) { reference::augment_crop(single_crop(args, i)); });
+    return;
+  }
+  std::size_t most = 0;
+  for (const CropPlan& plan : args.plans) most = std::max(most, scratch_bytes(plan));
+  most = (most + 63) / 64 * 64;
+  auto* const memory =
+      static_cast<std::uint8_t*>(stream.scratch(most * static_cast<std::size_t>(omp_get_max_threads())));
+  parallel_items(crops, [&](std::int64_t i) {
+    make_crop(single_crop(args, i), memory + most * static_cast<std::size_t>(omp_get_thread_num()));
+  });
 }
 
 }  // namespace dino::cpu

@@ -208,4 +208,9 @@ void augment_crop(const AugmentCrop& args) {
   std::copy(crop.rgb.begin(), crop.rgb.end(), args.output.as<std::uint8_t>());
 }
 
+void augment_crops(const AugmentCrops& args) {
+  check_crop_tables(args);
+  for (std::int64_t i = 0; i < args.output.extent(0); ++i) augment_crop(single_crop(args, i));
+}
+
 }  // namespace dino::reference

@@ -129,6 +129,7 @@ using std::isfinite;
 // Sources for the host are compiled without fusing products into sums.
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
+inline double __dmul_rn(double x, double y) { return x * y; }
 inline float rsqrtf(float x) { return 1.0F / std::sqrt(x); }
 
 namespace dino::cuda {
