@@ -26,6 +26,7 @@ struct Workspace {
 
 ConstArray Batch::crops(std::size_t group) const {
   const HostCrops& g = groups.at(group);
+  require(g.plans.empty(), "loader", "the crops of this batch are made on the device; try upload_crops");
   return {g.pixels.data(), DType::uint8, {g.views, size(), g.size_px, g.size_px, 3}};
 }
 
@@ -116,9 +117,17 @@ struct Loader::State {
       const auto [crops, size_px] = views.groups[g];
       batch.groups[g].views = crops;
       batch.groups[g].size_px = size_px;
-      batch.groups[g].pixels.resize(static_cast<std::size_t>(crops) * size * static_cast<std::size_t>(size_px) *
-                                    static_cast<std::size_t>(size_px) * 3);
+      const std::size_t count = static_cast<std::size_t>(crops) * size;
+      if (options.augment == AugmentOn::device) {
+        batch.groups[g].plans.resize(count);
+        batch.groups[g].pixels.clear();
+      } else {
+        batch.groups[g].plans.clear();
+        batch.groups[g].pixels.resize(count * static_cast<std::size_t>(size_px) * static_cast<std::size_t>(size_px) *
+                                      3);
+      }
     }
+    batch.images.resize(options.augment == AugmentOn::device ? size : 0);
     pending.push_back(std::move(opened));
     if (++next_batch == sampler.batches_per_epoch()) {
       next_batch = 0;
@@ -210,7 +219,9 @@ struct Loader::State {
 
   void make_crops(Pending& task, std::size_t item, Workspace& workspace) {
     Batch& batch = task.batch;
-    const std::int64_t index = decode(task.wanted[item], workspace.image);
+    const bool on_device = options.augment == AugmentOn::device;
+    Image& image = on_device ? batch.images[item] : workspace.image;
+    const std::int64_t index = decode(task.wanted[item], image);
     batch.samples[item] = index;
     batch.labels[item] = source.label(index);
     int view = 0;
@@ -218,12 +229,15 @@ struct Loader::State {
       const std::size_t crop_size =
           static_cast<std::size_t>(group.size_px) * static_cast<std::size_t>(group.size_px) * 3;
       for (int v = 0; v < group.views; ++v, ++view) {
-        const CropPlan plan =
-            views.plan(workspace.image.height, workspace.image.width, view, static_cast<std::uint64_t>(batch.epoch),
-                       static_cast<std::uint64_t>(task.wanted[item]));
-        std::uint8_t* pixels =
-            group.pixels.data() + (static_cast<std::size_t>(v) * task.wanted.size() + item) * crop_size;
-        augment_crop({.image = std::as_const(workspace.image).array(),
+        const CropPlan plan = views.plan(image.height, image.width, view, static_cast<std::uint64_t>(batch.epoch),
+                                         static_cast<std::uint64_t>(task.wanted[item]));
+        const std::size_t crop = static_cast<std::size_t>(v) * task.wanted.size() + item;
+        if (on_device) {
+          group.plans[crop] = plan;
+          continue;
+        }
+        std::uint8_t* pixels = group.pixels.data() + crop * crop_size;
+        augment_crop({.image = std::as_const(image).array(),
                       .plan = plan,
                       .output = {pixels, DType::uint8, {group.size_px, group.size_px, 3}}},
                      *workspace.stream);

@@ -30,22 +30,29 @@ ViewSet center_crop_views(int short_side_px, int size_px);
 /// Training a linear classifier: one random resized crop.
 ViewSet linear_probe_views(int size_px, std::uint64_t seed);
 
+/// Where crops are made from the decoded pictures: by the loader's threads, or later on the device that trains
+/// (upload_crops), from the pictures and the plans that the batch then holds. The crops are the same to the last bit.
+enum class AugmentOn : std::uint8_t { host, device };
+
 struct HostCrops {
   int views = 0;
   int size_px = 0;
-  std::vector<std::uint8_t> pixels;  // (views, B, size_px, size_px, 3), RGB
+  std::vector<std::uint8_t> pixels;  // (views, B, size_px, size_px, 3), RGB; empty with AugmentOn::device
+  std::vector<CropPlan> plans;       // (views, B); empty with AugmentOn::host
 };
 
 struct Batch {
   std::int64_t epoch = 0;
   std::int64_t index = 0;             // within the epoch
   std::vector<HostCrops> groups;      // as in ViewSet
+  std::vector<Image> images;          // (B) decoded pictures; empty with AugmentOn::host
   std::vector<std::int64_t> samples;  // (B) numbers of the pictures, after replacement of broken ones
   std::vector<std::int32_t> labels;   // (B)
   double wait_ms = 0;                 // how long next() had to wait for this batch
 
   int size() const { return static_cast<int>(samples.size()); }
-  ConstArray crops(std::size_t group) const;  // (views, B, size_px, size_px, 3) uint8
+  /// (views, B, size_px, size_px, 3) uint8. Throws Error where they are still to be made.
+  ConstArray crops(std::size_t group) const;
 };
 
 struct LoaderOptions {
@@ -54,6 +61,8 @@ struct LoaderOptions {
   std::int64_t epoch = 0, batch = 0;  // the first to deliver
   std::int64_t end_epoch = -1;        // no batch of this epoch or after; -1: goes on for ever
   bool replace_broken = true;         // else a broken picture is an Error
+  /// device: batches hold decoded pictures, three bytes a pixel of their full size.
+  AugmentOn augment = AugmentOn::host;
 };
 
 struct BrokenImages {

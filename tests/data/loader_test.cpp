@@ -1,5 +1,6 @@
 #include "data/loader.h"
 
+#include "data/upload.h"
 #include "tests/support/catch.h"
 
 #include <atomic>
@@ -151,6 +152,37 @@ TEST_CASE("a picture's crops do not depend on its rank or place in the batch") {
       }
     }
   }
+}
+
+TEST_CASE("crops made on the device are those that the loader's threads make") {
+  const DrawnImages source(14, {3});
+  const SamplerOptions sampler{.batch = 4, .drop_last = false, .seed = 9};
+  const std::vector<Batch> made = load_all(source, sampler, {.threads = 2});
+  const std::vector<Batch> planned = load_all(source, sampler, {.threads = 3, .augment = AugmentOn::device});
+  REQUIRE(made.size() == planned.size());
+  const auto context = make_cpu_context();
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    CHECK(planned[i].samples == made[i].samples);
+    CHECK(planned[i].labels == made[i].labels);
+    CHECK(made[i].images.empty());
+    CHECK(planned[i].images.size() == planned[i].samples.size());
+    CHECK_THROWS_AS(planned[i].crops(0), Error);
+    const std::vector<CropGroup> copied = upload_crops(*context, made[i]);
+    const std::vector<CropGroup> cropped = upload_crops(*context, planned[i]);
+    REQUIRE(copied.size() == 2);
+    REQUIRE(cropped.size() == 2);
+    for (std::size_t g = 0; g < 2; ++g) {
+      const std::vector<std::uint8_t>& pixels = made[i].groups[g].pixels;
+      const Shape shape{(g == 0 ? 2 : 3) * made[i].size(), g == 0 ? 16 : 8, g == 0 ? 16 : 8, 3};
+      for (const Tensor& crops : {copied[g].pixels, cropped[g].pixels}) {
+        REQUIRE(crops.shape() == shape);
+        CHECK(std::equal(pixels.begin(), pixels.end(), crops.as<std::uint8_t>()));
+      }
+    }
+  }
+  Batch wrong = planned[0];
+  wrong.groups[1].plans[2].left = 1000;
+  CHECK_THROWS_AS(upload_crops(*context, wrong), Error);
 }
 
 TEST_CASE("broken pictures are replaced by the next good one, counted and named") {
