@@ -14,10 +14,12 @@
 //   Rows shared by two bands of tiles are resized twice: 4 / (rows of a band) more work. The tile's size follows from
 //   the box and the working memory; where not even one pixel fits, each thread computes its pixel's weights as it goes.
 // Colours: a thread per pixel runs all steps up to the next contrast, whose mean is a sum over the block in integers.
-// Blur: strips of lines pass three times between the crop and working memory.
+// Blur: strips of lines pass three times between the crop and working memory; threads slide along parts of lines, down
+//   the columns four bytes at a time.
 // Traffic: reads the box once from memory (its rows come from L1 and L2 after that), writes the output once: for a
-//   typical 418 x 314 box to 224 x 224, 394 KB and 151 KB. Work: about 3 M multiply-adds for its resize, 4 M operations
-//   for colours, 10 M for a blur; loads from shared memory and L1, a byte each, bound all three.
+//   typical 418 x 314 box to 224 x 224, 394 KB and 151 KB. Work: about 2.5 M multiply-adds for its resize, each with a
+//   byte's load; 5 M operations for all colour steps; 11 M for a blur. Bound by instructions, loads from shared memory
+//   and L1 foremost.
 // Numerics: the CPU's results to the last bit. Products that a sum follows are rounded apart (__dmul_rn, __fmul_rn).
 // Reference: reference::augment_crops.
 namespace dino::cuda {
@@ -49,6 +51,7 @@ struct Crops {
   unsigned picture_count;
   int height, width;
   int crop_at, work_at, work_bytes;  // in shared memory
+  bool words;                        // the crop's rows, wherever it lives, begin at multiples of 4 bytes
   bool packed;                       // the output can be written in packs of 16 bytes
   unsigned hue_deficit[8];
 };
@@ -380,45 +383,119 @@ struct BoxBlur {
   }
 };
 
-/// Pixels of `lines` lines, once: line l, place i, is at l · across + i · along; borders are repeated.
-template <bool kAlongX>
-__device__ __forceinline__ void blur_strip(const BoxBlur& blur, int height, int row_bytes, const std::uint8_t* from,
-                                           int from_pitch, std::uint8_t* to, int to_pitch) {
-  each(height * row_bytes, [&](int i) {
-    const int row = i / row_bytes;
-    const int byte = i - row * row_bytes;
-    // The direction's taps are `step` apart; `place` of `places` is the middle one.
-    const int step = kAlongX ? 3 : from_pitch;
-    const int places = kAlongX ? row_bytes / 3 : height;
-    const int place = kAlongX ? byte / 3 : row;
-    const std::uint8_t* line = kAlongX ? from + row * from_pitch + byte % 3 : from + byte;
-    const auto tap = [&](int at) { return unsigned{line[std::min(std::max(at, 0), places - 1) * step]}; };
-    unsigned inner = 0;
-    for (int at = place - blur.radius; at <= place + blur.radius; ++at) inner += tap(at);
-    const unsigned border = tap(place - blur.radius - 1) + tap(place + blur.radius + 1);
-    to[row * to_pitch + byte] =
-        static_cast<std::uint8_t>((inner * blur.weight + border * blur.border_weight + (1U << 23)) >> 24);
+/// Up to four bytes side by side, as sums of 16 bits: two in `even`, two in `odd`. 123 bytes stay below 2^15.
+struct Sums {
+  unsigned even, odd;
+
+  __device__ __forceinline__ void add(const Sums& other) {
+    even += other.even;
+    odd += other.odd;
+  }
+  __device__ __forceinline__ void subtract(const Sums& other) {
+    even -= other.even;
+    odd -= other.odd;
+  }
+};
+
+/// What a blur takes at once: four bytes of a row, at a multiple of four, …
+struct Word {
+  static constexpr int kBytes = 4;
+  static __device__ __forceinline__ Sums load(const std::uint8_t* from) {
+    const unsigned bytes = *reinterpret_cast<const unsigned*>(from);
+    return {bytes & 0x00ff00ffU, bytes >> 8 & 0x00ff00ffU};
+  }
+  /// Bytes in `even` and `odd`.
+  static __device__ __forceinline__ void store(const Sums& bytes, std::uint8_t* to) {
+    *reinterpret_cast<unsigned*>(to) = bytes.even | bytes.odd << 8;
+  }
+};
+
+/// … or a pixel.
+struct Pixel {
+  static constexpr int kBytes = 3;
+  static __device__ __forceinline__ Sums load(const std::uint8_t* from) {
+    return {from[0] | unsigned{from[2]} << 16, from[1]};
+  }
+  static __device__ __forceinline__ void store(const Sums& bytes, std::uint8_t* to) {
+    to[0] = static_cast<std::uint8_t>(bytes.even);
+    to[1] = static_cast<std::uint8_t>(bytes.odd);
+    to[2] = static_cast<std::uint8_t>(bytes.even >> 16);
+  }
+};
+
+/// The distances, in bytes, from line to line and from place to place of a line.
+struct Lines {
+  int across, along;
+};
+
+/// Two box means of 16 bits each.
+__device__ __forceinline__ unsigned weigh_pair(const BoxBlur& blur, unsigned inner, unsigned border) {
+  const auto mean = [&](unsigned in, unsigned out) {
+    return (in * blur.weight + out * blur.border_weight + (1U << 23)) >> 24;
+  };
+  return mean(inner & 0xffffU, border & 0xffffU) | mean(inner >> 16, border >> 16) << 16;
+}
+
+/// Blurs `count` lines of `places` once. Each thread slides over a part of a line. Ends with a barrier.
+template <bool kAlongX, typename Element>
+__device__ __forceinline__ void blur_once(const BoxBlur& blur, int count, int places, const std::uint8_t* from,
+                                          const Lines& from_lines, std::uint8_t* to, const Lines& to_lines) {
+  const int wanted = std::max(1, static_cast<int>(blockDim.x) / count);
+  const int length = (places + wanted - 1) / wanted;
+  const int parts = (places + length - 1) / length;
+  each(count * parts, [&](int i) {
+    // Neighbouring threads work side by side: in one row.
+    const int line = kAlongX ? i / parts : i % count;
+    const int begin = (kAlongX ? i % parts : i / count) * length;
+    const int end = std::min(begin + length, places);
+    const std::uint8_t* source = from + line * from_lines.across;
+    std::uint8_t* target = to + line * to_lines.across;
+    const auto tap = [&](int at) {
+      return Element::load(source + std::min(std::max(at, 0), places - 1) * from_lines.along);
+    };
+    // Where the window ends for the place before the first.
+    Sums inner{0, 0};
+    for (int at = begin - 1 - blur.radius; at < begin + blur.radius; ++at) inner.add(tap(at));
+    Sums entering = tap(begin + blur.radius);
+    for (int at = begin; at < end; ++at) {
+      const Sums before = tap(at - blur.radius - 1);
+      const Sums after = tap(at + blur.radius + 1);
+      inner.add(entering);
+      inner.subtract(before);
+      Element::store(
+          {weigh_pair(blur, inner.even, before.even + after.even), weigh_pair(blur, inner.odd, before.odd + after.odd)},
+          target + at * to_lines.along);
+      entering = after;
+    }
   });
   __syncthreads();
 }
 
 /// Three times along one direction, in strips of whole lines that fit into working memory. Ends with a barrier.
-template <bool kAlongX>
+template <bool kAlongX, typename Element>
 __device__ void blur_lines(const BoxBlur& blur, int height, int row_bytes, std::uint8_t* crop, std::uint8_t* work,
                            int work_bytes) {
-  const int lines = kAlongX ? height : row_bytes;
-  const int most = work_bytes / (kAlongX ? row_bytes : height);
+  const int elements = row_bytes / Element::kBytes;  // of a row
+  const int lines = kAlongX ? height : elements;
+  const int places = kAlongX ? elements : height;
+  const int most = work_bytes / (places * Element::kBytes);
   for (int first = 0; first < lines; first += most) {
     const int count = std::min(most, lines - first);
-    std::uint8_t* strip = crop + (kAlongX ? first * row_bytes : first);
-    const int strip_height = kAlongX ? count : height;
-    const int strip_bytes = kAlongX ? row_bytes : count;
-    blur_strip<kAlongX>(blur, strip_height, strip_bytes, strip, row_bytes, work, strip_bytes);
-    blur_strip<kAlongX>(blur, strip_height, strip_bytes, work, strip_bytes, strip, row_bytes);
-    blur_strip<kAlongX>(blur, strip_height, strip_bytes, strip, row_bytes, work, strip_bytes);
-    each(strip_height * strip_bytes, [&](int i) {
-      const int row = i / strip_bytes;
-      strip[row * row_bytes + i - row * strip_bytes] = work[i];
+    const int pitch = (kAlongX ? elements : count) * Element::kBytes;  // of the strip's rows in working memory
+    const auto lines_of = [](int bytes) {
+      return kAlongX ? Lines{bytes, Element::kBytes} : Lines{Element::kBytes, bytes};
+    };
+    const Lines in_crop = lines_of(row_bytes);
+    const Lines in_work = lines_of(pitch);
+    std::uint8_t* strip = crop + first * in_crop.across;
+    blur_once<kAlongX, Element>(blur, count, places, strip, in_crop, work, in_work);
+    blur_once<kAlongX, Element>(blur, count, places, work, in_work, strip, in_crop);
+    blur_once<kAlongX, Element>(blur, count, places, strip, in_crop, work, in_work);
+    each(count * places, [&](int i) {
+      const int in_row = kAlongX ? places : count;
+      const int row = i / in_row;
+      const int byte = (i - row * in_row) * Element::kBytes;
+      Element::store(Element::load(work + row * pitch + byte), strip + row * row_bytes + byte);
     });
     __syncthreads();
   }
@@ -483,8 +560,13 @@ __global__ void __launch_bounds__(kMaxThreads) make_crops(const Crops args) {
   change_colours(plan, state, pixels, crop);
   if (plan.blur_radius > 0) {
     const BoxBlur blur(plan.blur_radius);
-    blur_lines<true>(blur, args.height, 3 * args.width, crop, work, args.work_bytes);
-    blur_lines<false>(blur, args.height, 3 * args.width, crop, work, args.work_bytes);
+    const int row_bytes = 3 * args.width;
+    blur_lines<true, Pixel>(blur, args.height, row_bytes, crop, work, args.work_bytes);
+    if (args.words && args.work_bytes >= Word::kBytes * args.height) {
+      blur_lines<false, Word>(blur, args.height, row_bytes, crop, work, args.work_bytes);
+    } else {
+      blur_lines<false, Pixel>(blur, args.height, row_bytes, crop, work, args.work_bytes);
+    }
   }
   if (kInShared || plan.solarize) write_output(crop, 3 * pixels, plan.solarize, args.packed, output);
 }
@@ -544,7 +626,7 @@ void augment_crops(const AugmentCrops& args, Stream& stream) {
   const std::int64_t width = args.output.extent(2);
   const std::int64_t crop = height * width * 3;
   const auto fixed = static_cast<std::int64_t>(padded(sizeof(BlockState) + sizeof(double) * (height + width)));
-  const std::int64_t least_work = padded(std::max(3 * width, height));
+  const std::int64_t least_work = padded(3 * std::max(width, height));
   const Division division = divide(shared_limits(stream), fixed, padded(crop), least_work, args.shared_bytes);
   require(fixed + least_work <= division.shared_bytes, "augment",
           "a crop's side is too long for the GPU's shared memory; got {} x {}, which needs {} bytes of {}", height,
@@ -560,6 +642,8 @@ void augment_crops(const AugmentCrops& args, Stream& stream) {
               .crop_at = static_cast<int>(fixed),
               .work_at = static_cast<int>(work_at),
               .work_bytes = static_cast<int>(division.shared_bytes - work_at),
+              .words = 3 * width % Word::kBytes == 0 &&
+                       (division.in_shared || reinterpret_cast<std::uintptr_t>(args.output.data()) % Word::kBytes == 0),
               .packed = pack_size<std::uint8_t>(crop, args.output) > 1,
               .hue_deficit = {}};
   for (int i = 0; i < 256; ++i) {

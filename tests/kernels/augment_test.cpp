@@ -365,7 +365,7 @@ static void check_shared_memory(Stream& stream) {
   }
   // From weights computed on the way and one blurred line at a time, over tiles of one pixel and more, to the whole
   // crop at once, and with the crop in shared memory from 2.5 KB on.
-  for (const std::int64_t bytes : {800, 1000, 1500, 2400, 2500, 3000, 4500, 9000, 40000}) {
+  for (const std::int64_t bytes : {720, 800, 1000, 1500, 2400, 2500, 3000, 4500, 9000, 40000}) {
     check_batch(batch, 24, 24, stream, bytes);
   }
   if (stream.device() == Device::cuda) {
