@@ -577,13 +577,14 @@ struct SharedLimits {
 
 SharedLimits shared_limits([[maybe_unused]] const Stream& stream) {
 #ifdef __CUDACC__
-  int block = 0;
-  int multiprocessor = 0;
-  check(cudaDeviceGetAttribute(&block, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.ordinal()),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, stream.ordinal()),
-        "cudaDeviceGetAttribute");
-  return {block, multiprocessor};
+  const auto attribute = [&](cudaDeviceAttr name) {
+    int value = 0;
+    const cudaError_t status = cudaDeviceGetAttribute(&value, name, stream.ordinal());
+    require(status == cudaSuccess, "augment", "cudaDeviceGetAttribute failed on device {}: {}", stream.ordinal(),
+            cudaGetErrorString(status));
+    return std::int64_t{value};
+  };
+  return {attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 #else
   return {227 << 10, 228 << 10};  // sm_90
 #endif
