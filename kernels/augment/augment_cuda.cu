@@ -7,7 +7,7 @@
 // augment_crops: a block makes one crop, from the picture to the finished bytes, and keeps it in shared memory.
 //
 // Shared memory: the block's state, the sums of the resize weights, the crop (H, W, 3), and working memory, which the
-// resize and the blur use in turn. 224 x 224 needs 154 KB and leaves 12 KB of an A100's 163 and 76 KB of an H100's 227;
+// resize and the blur use in turn. 224 x 224 needs 151 KB and leaves 12 KB of an A100's 163 and 76 KB of an H100's 227;
 // of 96 x 96 four blocks share a multiprocessor. A crop that does not fit lives in the output, in L2 cache.
 // Resize: the output is cut into tiles. For each, the weights of its columns and rows are computed in double, as Pillow
 //   does, then the rows of the box that it needs are resized along x into working memory, then along y into the crop.
@@ -630,8 +630,9 @@ void augment_crops(const AugmentCrops& args, Stream& stream) {
   const std::int64_t least_work = padded(3 * std::max(width, height));
   const Division division = divide(shared_limits(stream), fixed, padded(crop), least_work, args.shared_bytes);
   require(fixed + least_work <= division.shared_bytes, "augment",
-          "a crop's side is too long for the GPU's shared memory; got {} x {}, which needs {} bytes of {}", height,
-          width, fixed + least_work, division.shared_bytes);
+          "a crop's lines must fit into shared memory; got {} x {}, which needs {} bytes, expected at most {}; try "
+          "smaller crops",
+          height, width, fixed + least_work, division.shared_bytes);
   const std::int64_t work_at = fixed + (division.in_shared ? padded(crop) : 0);
   Crops crops{.images = args.images.as<std::uint8_t>(),
               .pictures = args.pictures.data(),
