@@ -66,4 +66,15 @@ void Arena::free(std::byte* block) noexcept {
   free_blocks_.emplace(offset, size);
 }
 
+std::uint64_t Arena::state() const {
+  std::uint64_t state = 0;
+  for (const auto& [offset, size] : used_blocks_) {
+    for (const std::size_t number : {offset, size}) {
+      state = (state ^ number) * 0x9E3779B97F4A7C15U;
+      state ^= state >> 32;
+    }
+  }
+  return state;
+}
+
 }  // namespace dino

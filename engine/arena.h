@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string_view>
 
@@ -20,10 +21,12 @@ class Arena {
 
   /// Uninitialised memory of at least size_bytes. Throws Error, naming the size and what is in use, when memory is
   /// short.
-  std::byte* allocate(std::size_t size_bytes);
-  void free(std::byte* block) noexcept;
+  virtual std::byte* allocate(std::size_t size_bytes);
+  virtual void free(std::byte* block) noexcept;
 
   std::size_t used_bytes() const { return used_; }
+  /// A number for the set of blocks in use: the same while, and whenever, the same ones are.
+  std::uint64_t state() const;
   /// The most that was ever in use at once.
   std::size_t peak_bytes() const { return peak_; }
 

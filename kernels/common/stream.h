@@ -3,11 +3,46 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
+#include <span>
 
 namespace dino {
 
 enum class Device : std::uint8_t { cpu, cuda };
+
+/// Kernels and copies that were recorded from a stream and can be put on it again at the price of one launch: a CUDA
+/// graph. Addresses and arguments are those of the recording; what is to change from run to run must lie in the
+/// device's memory. Must not outlive its stream.
+class StreamGraph {
+ public:
+  StreamGraph() = default;
+  virtual ~StreamGraph() = default;
+  StreamGraph(const StreamGraph&) = delete;
+  StreamGraph& operator=(const StreamGraph&) = delete;
+
+  /// Puts the recorded work on the stream that it was recorded from.
+  virtual void replay() = 0;
+};
+
+/// Host memory that receives copies of a stream's memory while the host goes on: pinned, with an event, on CUDA. Must
+/// not outlive its stream.
+class HostCopy {
+ public:
+  HostCopy() = default;
+  virtual ~HostCopy() = default;
+  HostCopy(const HostCopy&) = delete;
+  HostCopy& operator=(const HostCopy&) = delete;
+
+  /// Puts copies of these parts of the device's memory on the stream, in its order; they come to lie one behind the
+  /// other. The copies before must have been waited for.
+  virtual void start(std::initializer_list<std::span<const std::byte>> parts) = 0;
+  /// Whether wait() would return at once.
+  virtual bool ready() = 0;
+  /// Waits for the copies only, not for what was put on the stream after them. The bytes are valid until the next
+  /// start().
+  virtual const std::byte* wait() = 0;
+};
 
 /// The order in which kernels and copies run on one device, and the kernels' scratch memory. On the CPU every kernel
 /// has finished when its call returns; on CUDA `handle()` is the cudaStream_t that it was put on. Not shared between
@@ -38,6 +73,20 @@ class Stream {
 
   /// Waits until all work put on the stream has finished.
   virtual void synchronize() = 0;
+
+  /// Memory for a HostCopy of at most size_bytes. The one that every stream has waits in start().
+  virtual std::unique_ptr<HostCopy> make_host_copy(std::size_t size_bytes);
+
+  /// Begins to record: what is put on the stream until end_recording() is kept for replays and does not run. Returns
+  /// false, and the stream goes on as before, where the device records nothing: the CPU.
+  /// Only kernels, copy(), zero() and scratch() may be called while it records; calls that the host waits for throw
+  /// Error. Scratch memory that a recording was given stays valid, and keeps its address, as long as the stream lives,
+  /// also when scratch() has grown since.
+  virtual bool begin_recording() { return false; }
+  /// Ends the recording that begin_recording() began.
+  virtual std::unique_ptr<StreamGraph> end_recording() { return nullptr; }
+  /// Gives up a recording in which something has failed. Does nothing where none was begun.
+  virtual void cancel_recording() noexcept {}
 
  protected:
   Stream(Device device, int ordinal, void* handle) : device_(device), ordinal_(ordinal), handle_(handle) {}
