@@ -107,7 +107,7 @@ int attention_command(Options options) {
     try {
       Image picture;
       decode_image_file(options.images[i], {}, picture);
-      prepared = prepare_attention_image(picture, options.image_px, backbone.vit.config().patch_px, context->stream());
+      prepared = prepare_attention_image(picture, options.image_px, backbone.vit.config().patch_px);
     } catch (const Error& error) {
       if (options.images.size() == 1) throw;
       progress.message(fmt::format("left out: {}", error.what()));

@@ -26,7 +26,7 @@ std::span<const float> AttentionMaps::mask_of(int head) const {
   return head < 0 ? std::span(mean_mask) : part(mask, patches(), head);
 }
 
-Image prepare_attention_image(const Image& picture, int short_side_px, int patch_px, Stream& stream) {
+Image prepare_attention_image(const Image& picture, int short_side_px, int patch_px) {
   require(patch_px >= 1 && short_side_px >= patch_px, "attention",
           "an image size of {} px is below the patch size of {} px", short_side_px, patch_px);
   const double enlarged = static_cast<double>(short_side_px) / std::min(picture.height, picture.width);
@@ -41,7 +41,9 @@ Image prepare_attention_image(const Image& picture, int short_side_px, int patch
   plan.output_width = plan.resized_width / patch_px * patch_px;
   Image prepared;
   prepared.resize(plan.output_height, plan.output_width);
-  augment_crop({.image = picture.array(), .plan = plan, .output = prepared.array()}, stream);
+  // Both pictures are in the host's memory, whatever the networks run on.
+  const std::unique_ptr<Stream> stream = make_cpu_stream();
+  augment_crop({.image = picture.array(), .plan = plan, .output = prepared.array()}, *stream);
   return prepared;
 }
 

@@ -34,7 +34,7 @@ struct AttentionMaps {
 
 /// The picture as the network is to see it: short side resized to `short_side_px` (bilinear, antialiased), then cut at
 /// the bottom and on the right to multiples of the patch. Throws Error for more than 64 million pixels.
-Image prepare_attention_image(const Image& picture, int short_side_px, int patch_px, Stream& stream);
+Image prepare_attention_image(const Image& picture, int short_side_px, int patch_px);
 
 /// Attention of one picture: uint8 (1, H, W, 3), or fp32 (1, 3, H, W) that is already normalised. Sides are multiples
 /// of the patch. `weights` should belong to a tape that does not record.

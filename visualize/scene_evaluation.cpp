@@ -60,9 +60,9 @@ ObjectCoverage measure_coverage(Context& context, const Vit& vit, const Paramete
   Image picture;
   for (std::int64_t i = 0; i < scenes.size(); ++i) {
     scenes.decode(i, picture);
-    const Image prepared = prepare_attention_image(picture, image_px, patch_px, context.stream());
+    const Image prepared = prepare_attention_image(picture, image_px, patch_px);
     decode_image_file(mask_path(options.data, scenes.name(i)), {}, picture);
-    const Image mask = prepare_attention_image(picture, image_px, patch_px, context.stream());
+    const Image mask = prepare_attention_image(picture, image_px, patch_px);
     std::vector<std::uint8_t> grey(static_cast<std::size_t>(mask.height) * static_cast<std::size_t>(mask.width));
     for (std::size_t p = 0; p < grey.size(); ++p) grey[p] = mask.rgb[3 * p];
 

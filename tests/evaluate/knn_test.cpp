@@ -2,8 +2,9 @@
 
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
+#include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 
 #include <cmath>
 #include <string>
@@ -22,16 +23,17 @@ std::vector<std::int32_t> labels_of(const ConstArray& array) {
 
 }  // namespace
 
-TEST_CASE("golden: k-NN accuracies are the official script's") {
+static void check_golden(Context& context);
+TEST_CASE("golden: k-NN accuracies are the official script's", "[device]") { every_context(check_golden); }
+static void check_golden(Context& context) {
   const SafetensorsFile file = SafetensorsFile::read(golden_dir() / "knn.safetensors");
   const ConstArray expected = file["expected_k_top1_top5"];
   REQUIRE(expected.extent(0) >= 1);
   std::vector<int> ks;
   for (std::int64_t row = 0; row < expected.extent(0); ++row)
     ks.push_back(static_cast<int>(load_double(expected, row * 3)));
-  const auto context = make_cpu_context();
-  const KnnResult result = evaluate_knn(*context, context->from_host(file["train_features"]),
-                                        labels_of(file["train_labels"]), context->from_host(file["test_features"]),
+  const KnnResult result = evaluate_knn(context, context.from_host(file["train_features"]),
+                                        labels_of(file["train_labels"]), context.from_host(file["test_features"]),
                                         labels_of(file["test_labels"]), ks, std::stod(file.metadata("temperature")));
   CHECK(result.classes == std::stoi(file.metadata("classes")));
   REQUIRE(result.accuracies.size() == ks.size());
@@ -44,14 +46,17 @@ TEST_CASE("golden: k-NN accuracies are the official script's") {
   }
 }
 
-TEST_CASE("k-NN takes ks in any order and all training images where there are fewer than k") {
-  const auto context = make_cpu_context();
+static void check_ks(Context& context);
+TEST_CASE("k-NN takes ks in any order and all training images where there are fewer than k", "[device]") {
+  every_context(check_ks);
+}
+static void check_ks(Context& context) {
   // Three classes on the axes; the query at 45° is nearest to both of its axes' images, and class 0 wins by number.
-  const Tensor train = context->from_host(from_values(DType::float32, {4, 2}, {1, 0, 1, 0, 0, 1, -1, 0}));
-  const Tensor test = context->from_host(from_values(DType::float32, {2, 2}, {0, 1, 0.70710678, 0.70710678}));
+  const Tensor train = context.from_host(from_values(DType::float32, {4, 2}, {1, 0, 1, 0, 0, 1, -1, 0}));
+  const Tensor test = context.from_host(from_values(DType::float32, {2, 2}, {0, 1, 0.70710678, 0.70710678}));
   const std::vector<std::int32_t> train_labels{0, 0, 2, 1};
   const std::vector<int> ks{100, 1, 3, 100};
-  const KnnResult result = evaluate_knn(*context, train, train_labels, test, std::vector<std::int32_t>{2, 0}, ks, 0.07);
+  const KnnResult result = evaluate_knn(context, train, train_labels, test, std::vector<std::int32_t>{2, 0}, ks, 0.07);
   CHECK(result.classes == 3);
   REQUIRE(result.accuracies.size() == 4);
   const int used[] = {4, 1, 3, 4};
@@ -63,7 +68,7 @@ TEST_CASE("k-NN takes ks in any order and all training images where there are fe
   }
   // A label that no training image has is a class, and a miss.
   const KnnResult miss =
-      evaluate_knn(*context, train, train_labels, test, std::vector<std::int32_t>{7, 2}, std::vector<int>{1, 4}, 0.07);
+      evaluate_knn(context, train, train_labels, test, std::vector<std::int32_t>{7, 2}, std::vector<int>{1, 4}, 0.07);
   CHECK(miss.classes == 8);
   CHECK(miss.accuracies[0].top1 == 0.0);
   CHECK(miss.accuracies[0].top5 == 0.0);

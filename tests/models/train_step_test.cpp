@@ -3,8 +3,9 @@
 #include "models/safetensors.h"
 #include "models/vit.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
+#include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 
 #include <filesystem>
 
@@ -21,7 +22,7 @@ CropGroup crops_of(Context& context, const ConstArray& recorded) {
   return {context.from_host(recorded.reshaped({s[0] * s[1], s[2], s[3], s[4]}))};
 }
 
-void check_recording(const std::filesystem::path& path) {
+void check_recording(Context& context, const std::filesystem::path& path) {
   INFO(path.filename().string());
   const SafetensorsFile golden = SafetensorsFile::read(path);
   const auto number = [&](const char* key) { return std::stoi(golden.metadata(key)); };
@@ -37,7 +38,6 @@ void check_recording(const std::filesystem::path& path) {
                                    .bottleneck_dim = number("bottleneck"),
                                    .norm_last_layer = golden.metadata("norm_last_layer") == "True"};
 
-  const auto context = make_cpu_context();
   ParameterLayout layout;
   const Vit vit(layout, vit_config);
   const DinoHead head(layout, head_config);
@@ -45,38 +45,38 @@ void check_recording(const std::filesystem::path& path) {
   for (const ParameterInfo& info : layout.infos()) order += (order.empty() ? "" : ",") + info.name;
   CHECK(order == golden.metadata("parameter_order"));
 
-  ParameterStore store(*context, layout, DType::float32, ParameterStore::Role::training);
+  ParameterStore store(context, layout, DType::float32, ParameterStore::Role::training);
   for (const ParameterId id : layout.ids()) {
     for (const Tensor& flat : {store.student, store.teacher}) {
       Tensor window = store.window(flat, id);
-      context->copy_from_host(golden["initial.student." + layout[id].name], window);
+      context.copy_from_host(golden["initial.student." + layout[id].name], window);
     }
   }
 
-  CropPacker packer(*context, vit_config.patch_px);
-  const CropGroup global = crops_of(*context, golden["step0.global_crops"]);
+  CropPacker packer(context, vit_config.patch_px);
+  const CropGroup global = crops_of(context, golden["step0.global_crops"]);
   std::vector<CropGroup> all{global};
-  if (golden.contains("step0.local_crops")) all.push_back(crops_of(*context, golden["step0.local_crops"]));
+  if (golden.contains("step0.local_crops")) all.push_back(crops_of(context, golden["step0.local_crops"]));
 
-  Tape teacher_tape(*context, Tape::Mode::inference);
+  Tape teacher_tape(context, Tape::Mode::inference);
   Weights teacher = Weights::teacher(teacher_tape, store);
   const Tensor teacher_features = vit.cls_features(teacher_tape, teacher, packer.pack({global}));
   const Tensor teacher_logits = head(teacher_tape, teacher, teacher_features);
-  check_close(teacher_logits.const_array(), golden["step0.teacher_logits"], kTolerance, "teacher logits");
+  check_close(to_host(context, teacher_logits), golden["step0.teacher_logits"], kTolerance, "teacher logits");
 
-  Tape tape(*context);
+  Tape tape(context);
   Weights student = Weights::student(tape, store);
   const Tensor student_logits = head(tape, student, vit.cls_features(tape, student, packer.pack(all)));
-  check_close(student_logits.const_array(), golden["step0.student_logits"], kTolerance, "student logits");
+  check_close(to_host(context, student_logits), golden["step0.student_logits"], kTolerance, "student logits");
 
-  const Tensor center = context->zeros({head_config.out_dim}, DType::float32);
+  const Tensor center = context.zeros({head_config.out_dim}, DType::float32);
   const DinoLoss loss = dino_loss(tape, student_logits, teacher_logits, center,
                                   {.images = number("batch"),
                                    .student_views = 2 + number("local"),
                                    .student_temperature = real("student_temp"),
                                    .teacher_temperature = load_double(golden["teacher_temp"], 0)});
   const double expected = load_double(golden["losses"], 0);
-  CHECK(std::abs(load_double(loss.result.loss.const_array(), 0) - expected) <= 1e-5 * expected);
+  CHECK(std::abs(to_host(context, loss.result.loss).at(0) - expected) <= 1e-5 * expected);
 
   tape.backward(student_logits, loss.student_gradient);
   std::size_t checked = 0;
@@ -84,7 +84,7 @@ void check_recording(const std::filesystem::path& path) {
     const std::string recorded = "step0.grad." + layout[id].name;
     REQUIRE(golden.contains(recorded) == layout[id].trainable);
     if (!layout[id].trainable) continue;
-    check_close(store.window(store.gradient, id).const_array(), golden[recorded], kTolerance, recorded);
+    check_close(to_host(context, store.window(store.gradient, id)), golden[recorded], kTolerance, recorded);
     ++checked;
   }
   CHECK(checked >= layout.infos().size() - 1);
@@ -92,12 +92,16 @@ void check_recording(const std::filesystem::path& path) {
 
 }  // namespace
 
-TEST_CASE("golden first training step: logits, loss and every gradient") {
+static void check_recordings(Context& context);
+TEST_CASE("golden first training step: logits, loss and every gradient", "[device]") {
+  every_context(check_recordings);
+}
+static void check_recordings(Context& context) {
   int recordings = 0;
   for (const auto& entry : std::filesystem::directory_iterator(golden_dir())) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with("train_") || entry.path().extension() != ".safetensors") continue;
-    check_recording(entry.path());
+    check_recording(context, entry.path());
     ++recordings;
   }
   CHECK(recordings >= 1);

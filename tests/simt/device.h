@@ -24,7 +24,14 @@ struct uint3 {
   unsigned x = 0, y = 0, z = 0;
 };
 
+namespace dino {
+class Stream;
+}
+
 namespace dino::simt {
+
+/// Runs `work` as the stream's: now, or in the replays of what it records.
+void submit(Stream& stream, std::function<void()> work);
 
 /// The thread that runs: what CUDA's built-in variables say.
 struct ThreadView {

@@ -1,7 +1,9 @@
 // The host's form of CUDA: that it computes what CUDA would, and that it finds the mistakes that it is there to find.
+#include "engine/graph.h"
 #include "kernels/common/cuda/launch.h"
 #include "tests/simt/host_stream.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
 
@@ -72,13 +74,27 @@ bool kills(const std::function<void()>& call) {
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
-    std::freopen("/dev/null", "w", stderr);
+    for (std::FILE* stream : {stdout, stderr}) std::freopen("/dev/null", "w", stream);
     call();
     _exit(0);
   }
   int status = 0;
   waitpid(child, &status, 0);
   return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+/// Whether the host can read at an address, as the system sees it.
+bool host_can_read(const void* address) {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const bool readable = write(ends[1], address, 1) == 1;
+  close(ends[0]);
+  close(ends[1]);
+  return readable;
+}
+
+__global__ void add_one(const float* x, float* y, int n) {
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) y[i] = x[i] + 1;
 }
 
 __global__ void read_at(const float* x, float* y, int i) { y[0] = x[i]; }
@@ -172,4 +188,97 @@ TEST_CASE("simt's address sanitizer sees accesses outside of shared memory and o
   CHECK_FALSE(kills([&] { read(9); }));
   CHECK(kills([&] { read(10); }));
   CHECK(kills([&] { read(-1); }));
+}
+
+TEST_CASE("The played device's memory is out of the host's reach, and of its exact size") {
+  const auto context = simt::make_host_context();
+  const HostArray x = random_normal(DType::float32, {10}, 1);
+  const Tensor tensor = context->from_host(x);
+  CHECK_FALSE(host_can_read(tensor.data()));
+  CHECK_FALSE(host_can_read(context->stream().scratch(64)));
+  CHECK(kills([&] { *reinterpret_cast<volatile float*>(tensor.data()); }));
+  CHECK(kills([&] { *reinterpret_cast<volatile float*>(tensor.data()) = 1; }));
+  check_close(to_host(*context, tensor), x, 0.0, "copy");
+
+  const Tensor y = context->empty({1}, DType::float32);
+  CHECK(std::isnan(to_host(*context, y).at(0)));  // written by nobody
+  const auto read = [&](const float* from, int i) {
+    cuda::launch(read_at, {1, 1}, context->stream(), from, y.as<float>(), i);
+  };
+  read(tensor.as<float>(), 9);
+  CHECK(to_host(*context, y).at(0) == x.at(9));
+  CHECK(kills([&] { read(tensor.as<float>(), 10); }));
+  CHECK(kills([&] { read(tensor.as<float>(), -1); }));
+  CHECK(kills([&] { read(static_cast<const float*>(context->stream().scratch(40)), 10); }));
+  const auto* freed = context->from_host(x).as<float>();
+  CHECK(kills([&] { read(freed, 0); }));
+}
+
+TEST_CASE("The played device records, and replays with what its memory then holds") {
+  const auto context = simt::make_host_context();
+  Stream& stream = context->stream();
+  Tensor x = context->from_host(from_values(DType::float32, {3}, {1, 2, 3}));
+  Tensor y = context->zeros({3}, DType::float32);
+  REQUIRE(stream.begin_recording());
+  {
+    // Freed in the recording: it is there again in each replay.
+    const Tensor between = context->empty({3}, DType::float32);
+    auto* scratch = static_cast<float*>(stream.scratch(3 * sizeof(float)));
+    cuda::launch(add_one, {1, 2}, stream, x.as<float>(), between.as<float>(), 3);
+    cuda::launch(add_one, {1, 2}, stream, between.as<float>(), scratch, 3);
+    cuda::launch(add_one, {1, 2}, stream, scratch, y.as<float>(), 3);
+    CHECK_THROWS_AS(to_host(*context, y), Error);
+    CHECK_THROWS_AS(context->copy_from_host(from_values(DType::float32, {3}, {0, 0, 0}), x), Error);
+    CHECK_THROWS_AS(stream.synchronize(), Error);
+  }
+  const auto graph = stream.end_recording();
+  stream.scratch(1 << 20);
+  check_close(to_host(*context, y), from_values(DType::float32, {3}, {0, 0, 0}), 0.0, "before the first replay");
+  graph->replay();
+  check_close(to_host(*context, y), from_values(DType::float32, {3}, {4, 5, 6}), 0.0, "first replay");
+  context->copy_from_host(from_values(DType::float32, {3}, {10, 20, 30}), x);
+  graph->replay();
+  check_close(to_host(*context, y), from_values(DType::float32, {3}, {13, 23, 33}), 0.0, "second replay");
+}
+
+TEST_CASE("GraphCache runs, records and replays, and records anew where other memory is in use") {
+  const auto context = simt::make_host_context();
+  GraphCache graphs(*context);
+  const Tensor x = context->from_host(from_values(DType::float32, {1}, {0}));
+  int calls = 0;
+  Tensor kept;
+  const auto run = [&](std::uint64_t key, bool keep = false) {
+    graphs.run({key}, [&] {
+      ++calls;
+      const Tensor between = context->empty({1}, DType::float32);
+      cuda::launch(add_one, {1, 1}, context->stream(), x.as<float>(), between.as<float>(), 1);
+      cuda::launch(add_one, {1, 1}, context->stream(), between.as<float>(), x.as<float>(), 1);
+      if (keep) kept = between;
+    });
+  };
+  const int expected_calls[] = {1, 2, 2, 2};
+  for (int i = 0; i < 4; ++i) {
+    run(1);
+    CHECK(calls == expected_calls[i]);
+    CHECK(to_host(*context, x).at(0) == 2 * (i + 1));
+  }
+  CHECK(graphs.replays() == 3);
+  run(2);  // another piece of work
+  CHECK(calls == 3);
+  {
+    // It takes the place where the recorded work had its tensor.
+    const Tensor other = context->from_host(from_values(DType::float32, {1}, {-7}));
+    run(1);
+    CHECK(calls == 4);
+    CHECK(to_host(*context, other).at(0) == -7);
+  }
+  run(1);
+  CHECK(calls == 5);
+  CHECK(to_host(*context, x).at(0) == 14);
+  CHECK(error_of([&] { run(2, true); }).find("left tensors behind") != std::string::npos);
+  kept = Tensor();
+  // A recording that fails is given up; the stream goes on.
+  graphs.run({3}, [] {});
+  CHECK(error_of([&] { graphs.run({3}, [] { fail("test", "no"); }); }).starts_with("[test] no"));
+  CHECK(to_host(*context, x).at(0) == 14);
 }

@@ -1,8 +1,9 @@
 #include "engine/ops/dino_loss.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
+#include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 #include "train/schedules.h"
 #include "train/student_teacher.h"
 
@@ -14,6 +15,9 @@ namespace dino {
 namespace {
 
 using test::check_close;
+using test::every_context;
+using test::HostArray;
+using test::to_host;
 
 /// A recorded run of the official implementation, and the configuration that repeats it.
 struct Recording {
@@ -122,14 +126,14 @@ std::vector<std::filesystem::path> recordings() {
 }
 
 /// ‖ours − recorded‖ / ‖recorded − initial‖: the error relative to how far training moved the tensor.
-void check_movement(const Tensor& ours, const ConstArray& recorded, const ConstArray& initial, double tolerance,
+void check_movement(const HostArray& ours, const ConstArray& recorded, const ConstArray& initial, double tolerance,
                     const std::string& name) {
   REQUIRE(ours.size() == recorded.size());
   double error = 0;
   double movement = 0;
   for (std::int64_t i = 0; i < recorded.size(); ++i) {
     const double expected = load_double(recorded, i);
-    error += std::pow(load_double(ours.const_array(), i) - expected, 2);
+    error += std::pow(ours.at(i) - expected, 2);
     movement += std::pow(expected - load_double(initial, i), 2);
   }
   INFO(name << ": error " << std::sqrt(error) << ", movement " << std::sqrt(movement));
@@ -140,12 +144,12 @@ void check_movement(const Tensor& ours, const ConstArray& recorded, const ConstA
 
 void check_grad_norms(const Recording& recording, StudentTeacher& networks, int step) {
   const ConstArray recorded = recording.file[fmt::format("step{}.grad_norms", step)];
-  const Tensor& norms = networks.gradient_norms();
+  const HostArray norms = to_host(networks.store().context, networks.gradient_norms());
   std::vector<double> ours;
   for (const std::string& name : recording.parameter_order()) {
     for (std::size_t i = 0; i < networks.layout().infos().size(); ++i) {
       const ParameterInfo& info = networks.layout().infos()[i];
-      if (info.name == name && info.trainable) ours.push_back(static_cast<double>(norms.as<float>()[i]));
+      if (info.name == name && info.trainable) ours.push_back(norms.at(static_cast<std::int64_t>(i)));
     }
   }
   REQUIRE(static_cast<std::int64_t>(ours.size()) == recorded.size());
@@ -156,21 +160,23 @@ void check_grad_norms(const Recording& recording, StudentTeacher& networks, int 
   }
 }
 
-TEST_CASE("golden: logits and gradients of the first step") {
+void check_first_step(Context& context);
+TEST_CASE("golden: logits and gradients of the first step", "[device]") { every_context(check_first_step); }
+void check_first_step(Context& context) {
   for (const auto& path : recordings()) {
     INFO(path.filename().string());
     const Recording recording(path);
-    const auto context = make_cpu_context();
     SingleProcess communicator;
-    StudentTeacher networks(*context, communicator, recording.config, DType::float32);
+    StudentTeacher networks(context, communicator, recording.config, DType::float32);
     recording.load_initial(networks);
-    const TrainingCrops crops = recording.crops(*context, 0);
+    const TrainingCrops crops = recording.crops(context, 0);
     const StepValues values = recording.values(0);
-    check_close(networks.teacher_logits(crops).const_array(), recording.file["step0.teacher_logits"], 2e-5, "teacher");
+    check_close(to_host(context, networks.teacher_logits(crops)), recording.file["step0.teacher_logits"], 2e-5,
+                "teacher");
     {
-      Tape tape(*context);
-      check_close(networks.student_logits(tape, crops, values).const_array(), recording.file["step0.student_logits"],
-                  2e-5, "student");
+      Tape tape(context);
+      check_close(to_host(context, networks.student_logits(tape, crops, values)),
+                  recording.file["step0.student_logits"], 2e-5, "student");
     }
     networks.run_micro_batch(crops, values);
     int gradients = 0;
@@ -178,29 +184,31 @@ TEST_CASE("golden: logits and gradients of the first step") {
       const std::string& name = networks.layout()[id].name;
       if (!recording.file.contains("step0.grad." + name)) continue;
       ++gradients;
-      check_close(networks.store().window(networks.store().gradient, id).const_array(),
+      check_close(to_host(context, networks.store().window(networks.store().gradient, id)),
                   recording.file["step0.grad." + name], 2e-5, name);
     }
     CHECK(gradients > 0);
   }
 }
 
-TEST_CASE("golden: a training run ends at the recorded weights") {
+void check_run(Context& context);
+TEST_CASE("golden: a training run ends at the recorded weights", "[device]") { every_context(check_run); }
+void check_run(Context& context) {
   for (const auto& path : recordings()) {
     INFO(path.filename().string());
     const Recording recording(path);
-    const auto context = make_cpu_context();
     SingleProcess communicator;
-    StudentTeacher networks(*context, communicator, recording.config, DType::float32);
+    StudentTeacher networks(context, communicator, recording.config, DType::float32);
     recording.load_initial(networks);
     for (int step = 0; step < recording.steps(); ++step) {
-      networks.run_micro_batch(recording.crops(*context, step), recording.values(step));
+      networks.run_micro_batch(recording.crops(context, step), recording.values(step));
       const StepResult result = networks.update(recording.values(step));
       const double expected = load_double(recording.file["losses"], step);
       INFO("step " << step << ": loss " << result.loss << ", expected " << expected);
       CHECK(std::abs(result.loss - expected) <= 1e-5 * expected);
       CHECK(std::abs(result.loss - result.teacher_entropy - result.kl) <= 1e-5 * expected);
-      check_close(networks.center().const_array(), recording.file[fmt::format("step{}.center", step)], 2e-4, "center");
+      check_close(to_host(context, networks.center()), recording.file[fmt::format("step{}.center", step)], 2e-4,
+                  "center");
       check_grad_norms(recording, networks, step);
     }
     const bool adamw = recording.config.optimizer == "adamw";
@@ -210,28 +218,31 @@ TEST_CASE("golden: a training run ends at the recorded weights") {
       // The key third of this bias has no true gradient; Adam divides rounding by rounding there.
       const double tolerance = adamw && name.ends_with("qkv.bias") ? 1e-2 : 1e-3;
       const ConstArray initial = recording.file["initial.student." + name];
-      check_movement(store.window(store.student, id), recording.file["final.student." + name], initial, tolerance,
-                     "student " + name);
-      check_movement(store.window(store.teacher, id), recording.file["final.teacher." + name], initial, tolerance,
-                     "teacher " + name);
+      check_movement(to_host(context, store.window(store.student, id)), recording.file["final.student." + name],
+                     initial, tolerance, "student " + name);
+      check_movement(to_host(context, store.window(store.teacher, id)), recording.file["final.teacher." + name],
+                     initial, tolerance, "teacher " + name);
     }
   }
 }
 
-TEST_CASE("golden: the losses of a bf16 run stay near the recorded ones") {
+void check_bf16_run(Context& context);
+TEST_CASE("golden: the losses of a bf16 run stay near the recorded ones", "[device]") { every_context(check_bf16_run); }
+void check_bf16_run(Context& context) {
   for (const auto& path : recordings()) {
     INFO(path.filename().string());
     const Recording recording(path);
-    const auto context = make_cpu_context();
     SingleProcess communicator;
-    StudentTeacher networks(*context, communicator, recording.config, DType::bfloat16);
+    StudentTeacher networks(context, communicator, recording.config, DType::bfloat16);
     recording.load_initial(networks);
     for (int step = 0; step < recording.steps(); ++step) {
-      networks.run_micro_batch(recording.crops(*context, step), recording.values(step));
+      networks.run_micro_batch(recording.crops(context, step), recording.values(step));
       const double loss = networks.update(recording.values(step)).loss;
       const double expected = load_double(recording.file["losses"], step);
       INFO("step " << step << ": loss " << loss << ", expected " << expected);
-      CHECK(std::abs(loss - expected) <= 0.02 * expected);
+      // The rate of the SGD run is so large that what rounding changes grows from step to step.
+      const double tolerance = recording.config.optimizer == "sgd" ? 0.02 : 0.01;
+      CHECK(std::abs(loss - expected) <= tolerance * expected);
     }
   }
 }

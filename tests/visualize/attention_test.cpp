@@ -3,8 +3,9 @@
 #include "data/decode.h"
 #include "models/backbone.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
+#include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
 #include "visualize/attention_pictures.h"
 #include "visualize/drawing.h"
@@ -43,28 +44,29 @@ AttentionMaps example_maps() {
 
 }  // namespace
 
-TEST_CASE("golden attention of a picture") {
+static void check_golden(Context& context);
+TEST_CASE("golden attention of a picture", "[device]") { every_context(check_golden); }
+static void check_golden(Context& context) {
   const SafetensorsFile golden = SafetensorsFile::read(golden_dir() / "attention.safetensors");
   const double threshold = std::stod(golden.metadata("threshold"));
   const int heads = static_cast<int>(golden["attention"].extent(0));
-  const auto context = make_cpu_context();
-  const Backbone backbone(*context, golden_dir() / golden.metadata("weights"), DType::float32, {.heads = heads});
+  const Backbone backbone(context, golden_dir() / golden.metadata("weights"), DType::float32, {.heads = heads});
   CHECK(backbone.vit.config().patch_px == std::stoi(golden.metadata("patch_size")));
   const auto expected = golden["attention"];
   const std::span<const float> expected_mask(golden["mask"].as<float>(),
                                              static_cast<std::size_t>(golden["mask"].size()));
 
   // From the recorded pixels.
-  const Tensor pixels = context->from_host(golden["image"]);
-  Tape tape(*context, Tape::Mode::inference);
+  const Tensor pixels = context.from_host(golden["image"]);
+  Tape tape(context, Tape::Mode::inference);
   Weights weights = Weights::student(tape, backbone.store);
   const AttentionMaps maps = compute_attention(backbone.vit, weights, pixels, {.threshold = threshold});
   CHECK(Shape{maps.heads, maps.rows, maps.columns} == expected.shape());
   check_close(flat(maps.attention), expected, 2e-5, "attention");
   // A patch on the edge of the mask may fall to either side by rounding.
   CHECK(disagreement(maps.mask, expected_mask) <= 0.01);
-  CropPacker packer(*context, backbone.vit.config().patch_px);
-  check_close(backbone.vit.cls_features(tape, weights, packer.pack({{pixels}})).const_array(), golden["cls"], 2e-5,
+  CropPacker packer(context, backbone.vit.config().patch_px);
+  check_close(to_host(context, backbone.vit.cls_features(tape, weights, packer.pack({{pixels}}))), golden["cls"], 2e-5,
               "cls");
 
   // The mask of the recorded attention is the recorded mask.
@@ -78,8 +80,7 @@ TEST_CASE("golden attention of a picture") {
   // From the picture itself. An 8-bit level more or less is within rounding.
   Image picture;
   decode_image_file(golden_dir() / golden.metadata("photo"), {}, picture);
-  const Image prepared =
-      prepare_attention_image(picture, std::stoi(golden.metadata("short_side")), maps.patch_px, context->stream());
+  const Image prepared = prepare_attention_image(picture, std::stoi(golden.metadata("short_side")), maps.patch_px);
   REQUIRE(prepared.height == golden["image"].extent(2));
   REQUIRE(prepared.width == golden["image"].extent(3));
   const AttentionMaps from_picture = compute_attention(backbone.vit, weights, prepared, {.threshold = threshold});

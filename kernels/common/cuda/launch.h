@@ -73,8 +73,10 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream& str
 
 /// Runs a kernel on the host, to its end.
 template <typename... Parameters, typename... Args>
-void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream&, const Args&... args) {
-  simt::run_grid(shape.grid, shape.block, shape.shared_bytes, [&] { kernel(static_cast<Parameters>(args)...); });
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream& stream, const Args&... args) {
+  simt::submit(stream, [kernel, shape, ... values = static_cast<Parameters>(args)] {
+    simt::run_grid(shape.grid, shape.block, shape.shared_bytes, [&] { kernel(values...); });
+  });
 }
 
 #endif
