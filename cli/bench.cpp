@@ -91,7 +91,8 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
     const auto begin = std::chrono::steady_clock::now();
     const Usage before = Usage::now();
     for (int i = 0; i < config.accumulation; ++i) networks.run_micro_batch(crops, values);
-    const StepResult done = networks.update(values);
+    networks.update(values);
+    const StepResult done = networks.wait();
     const Usage after = Usage::now();
     const auto end = std::chrono::steady_clock::now();
     if (step < options.warmup) continue;

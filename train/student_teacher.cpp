@@ -1,21 +1,27 @@
 #include "train/student_teacher.h"
 
 #include "engine/ops/dino_loss.h"
+#include "kernels/column_sum/column_sum.h"
 #include "kernels/dino_loss/dino_loss.h"
 
+#include <bit>
 #include <chrono>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <utility>
 
 namespace dino {
 namespace {
 
 constexpr int kTeacherViews = 2;
 
-/// Adds the time since the last mark to a counter, once the device has got there.
+/// Adds the time since the last mark to a counter, once the device has got there. Does nothing unless `timed`.
 class PhaseClock {
  public:
-  explicit PhaseClock(Stream& stream) : stream_(stream), last_(Clock::now()) {}
+  PhaseClock(Stream& stream, bool timed) : stream_(stream), timed_(timed), last_(Clock::now()) {}
   void add_to(double& ms) {
+    if (!timed_) return;
     stream_.synchronize();
     const auto now = Clock::now();
     ms += std::chrono::duration<double, std::milli>(now - last_).count();
@@ -25,8 +31,11 @@ class PhaseClock {
  private:
   using Clock = std::chrono::steady_clock;
   Stream& stream_;
+  bool timed_;
   Clock::time_point last_;
 };
+
+std::span<const std::byte> bytes_of(const Tensor& tensor) { return {tensor.data(), tensor.size_bytes()}; }
 
 OptimizerKind optimizer_kind(const std::string& name) {
   if (name == "adamw") return OptimizerKind::adamw;
@@ -74,8 +83,12 @@ StudentTeacher::StudentTeacher(Context& context, Communicator& communicator, con
       packer_(context, config.patch_size),
       center_(context.zeros({config.out_dim}, DType::float32)),
       update_counts_(layout_.infos().size(), 0),
+      graphs_(context),
+      timed_(context.device() == Device::cpu),
+      teacher_sum_(context.zeros({config.out_dim}, DType::float32)),
       totals_(context.zeros({3}, DType::float32)) {
   const Shape per_parameter{static_cast<std::int64_t>(layout_.infos().size())};
+  segments_ = context.empty({per_parameter[0] * std::int64_t{sizeof(OptimizerSegment)}}, DType::uint8);
   norms_ = context.zeros(per_parameter, DType::float32);
   non_finite_ = context.zeros({1}, DType::int32);
   if (optimizer_kind(config.optimizer) == OptimizerKind::lars) {
@@ -85,16 +98,45 @@ StudentTeacher::StudentTeacher(Context& context, Communicator& communicator, con
   store_.initialize(static_cast<std::uint64_t>(config.seed));
 }
 
-Tensor StudentTeacher::drop_path_scales(const TrainingCrops& crops, std::uint64_t step) {
-  if (config_.drop_path_rate <= 0) return {};
+void StudentTeacher::upload_drop_path(const TrainingCrops& crops, std::uint64_t step) {
+  if (config_.drop_path_rate <= 0) return;
   std::int64_t sequences = 0;
   for (const CropGroup& group : crops.groups) sequences += group.pixels.extent(0);
   const Shape shape{2 * vit_.config().depth, sequences};
-  drop_path_host_.resize(static_cast<std::size_t>(shape.size()));
+  host_drop_path_.resize(static_cast<std::size_t>(shape.size()));
   const auto images = static_cast<std::int64_t>(crops.samples.size());
   draw_drop_path(vit_.config(), static_cast<std::uint64_t>(config_.seed), step, crops.samples,
-                 static_cast<int>(sequences / images), drop_path_host_);
-  return context_.from_host(ConstArray(drop_path_host_.data(), shape));
+                 static_cast<int>(sequences / images), host_drop_path_);
+  if (!drop_path_ || drop_path_.shape() != shape) drop_path_ = context_.empty(shape, DType::float32);
+  context_.copy_from_host(ConstArray(host_drop_path_.data(), shape), drop_path_);
+}
+
+bool StudentTeacher::is_active(const ParameterInfo& info, const StepValues& values) const {
+  return info.trainable && !(values.freeze_last_layer && in_last_layer(info));
+}
+
+void StudentTeacher::upload_segments(const StepValues& values) {
+  host_segments_.clear();
+  for (std::size_t i = 0; i < layout_.infos().size(); ++i) {
+    const ParameterInfo& info = layout_.infos()[i];
+    host_segments_.push_back({.offset = info.offset,
+                              .size = info.size(),
+                              .step = update_counts_[i] + 1,
+                              .learning_rate = values.lr,
+                              .weight_decay = values.weight_decay,
+                              .teacher_momentum = values.teacher_momentum,
+                              .decayed = info.decayed(),
+                              .adapted = info.shape.rank() > 1,
+                              .active = is_active(info, values)});
+  }
+  static_assert(std::is_trivially_copyable_v<OptimizerSegment>);
+  context_.stream().copy_from_host(segments_.data(), host_segments_.data(), segments_.size_bytes());
+}
+
+void StudentTeacher::count_updates(const StepValues& values, int sign) {
+  for (std::size_t i = 0; i < layout_.infos().size(); ++i) {
+    if (is_active(layout_.infos()[i], values)) update_counts_[i] += sign;
+  }
 }
 
 Tensor StudentTeacher::teacher_logits(const TrainingCrops& crops) {
@@ -104,38 +146,39 @@ Tensor StudentTeacher::teacher_logits(const TrainingCrops& crops) {
   return head_(tape, weights, features, communicator_);
 }
 
-Tensor StudentTeacher::student_logits(Tape& tape, const TrainingCrops& crops, const StepValues& values) {
+Tensor StudentTeacher::forward_student(Tape& tape, const TrainingCrops& crops) {
   const GradientMode mode = micro_batches_ == 0 ? GradientMode::overwrite : GradientMode::accumulate;
   Weights weights = Weights::student(tape, store_, mode);
-  const Tensor drop_path = drop_path_scales(crops, values.step);
-  const Tensor features = vit_.cls_features(tape, weights, packer_.pack(crops.groups), drop_path);
+  const Tensor features = vit_.cls_features(tape, weights, packer_.pack(crops.groups), drop_path_);
   return head_(tape, weights, features, communicator_);
 }
 
-void StudentTeacher::run_micro_batch(const TrainingCrops& crops, const StepValues& values) {
+Tensor StudentTeacher::student_logits(Tape& tape, const TrainingCrops& crops, const StepValues& values) {
+  upload_drop_path(crops, values.step);
+  return forward_student(tape, crops);
+}
+
+void StudentTeacher::forward_and_backward(const TrainingCrops& crops, double teacher_temperature) {
   const auto images = static_cast<int>(crops.samples.size());
-  require(!crops.groups.empty() && crops.groups.front().pixels.extent(0) == kTeacherViews * images, "train",
-          "the first group must hold two global crops of each of {} images", images);
-  PhaseClock clock(context_.stream());
+  PhaseClock clock(context_.stream(), timed_);
   Tensor teacher = teacher_logits(crops);
   clock.add_to(phases_.teacher_ms);
 
   Tape tape(context_);
-  Tensor student = student_logits(tape, crops, values);
+  Tensor student = forward_student(tape, crops);
   clock.add_to(phases_.student_ms);
 
   const DinoLossOptions options{.images = images,
                                 .student_views = static_cast<int>(student.extent(0) / images),
                                 .teacher_views = kTeacherViews,
                                 .student_temperature = config_.student_temp,
-                                .teacher_temperature = values.teacher_temp,
+                                .teacher_temperature = teacher_temperature,
                                 .gradient_scale = 1.0 / (config_.accumulation * communicator_.size())};
   DinoLoss loss = dino_loss(tape, student, teacher, center_, options);
   teacher = Tensor();
   // A running mean of the sums, as every micro-batch has as many rows.
   if (micro_batches_ == 0) {
-    teacher_sum_ = loss.result.teacher_sum;
-    totals_ = context_.zeros({3}, DType::float32);
+    context_.copy(loss.result.teacher_sum, teacher_sum_);
   } else {
     center_update({.sum = loss.result.teacher_sum.array(),
                    .rows = 1,
@@ -143,21 +186,37 @@ void StudentTeacher::run_micro_batch(const TrainingCrops& crops, const StepValue
                    .center = teacher_sum_.array()},
                   context_.stream());
   }
-  float values_now[3];
-  float sums[3];
-  context_.copy_to_host(totals_, Array(sums, Shape{3}));
-  const Tensor* parts[3] = {&loss.result.loss, &loss.result.teacher_entropy, &loss.result.kl};
-  for (int i = 0; i < 3; ++i) {
-    context_.copy_to_host(*parts[i], Array(&values_now[i], Shape{1}));
-    sums[i] += values_now[i];
-  }
-  context_.copy_from_host(ConstArray(sums, Shape{3}), totals_);
-  teacher_rows_ = kTeacherViews * images;
+  column_sum({.x = loss.result.values.reshape({1, 3}).array(),
+              .y = totals_.array(),
+              .mode = micro_batches_ == 0 ? GradientMode::overwrite : GradientMode::accumulate},
+             context_.stream());
   clock.add_to(phases_.loss_ms);
 
   tape.backward(student, loss.student_gradient);
-  ++micro_batches_;
   clock.add_to(phases_.backward_ms);
+}
+
+void StudentTeacher::run(const std::vector<std::uint64_t>& key, const std::function<void()>& body) {
+  timed_ ? body() : graphs_.run(key, body);
+}
+
+void StudentTeacher::run_micro_batch(const TrainingCrops& crops, const StepValues& values) {
+  const std::size_t images = crops.samples.size();
+  require(!crops.groups.empty() &&
+              crops.groups.front().pixels.extent(0) == static_cast<std::int64_t>(kTeacherViews * images),
+          "train", "the first group must hold two global crops of each of {} images", images);
+  upload_drop_path(crops, values.step);
+  const auto address = [](const Tensor& tensor) { return reinterpret_cast<std::uint64_t>(tensor.data()); };
+  std::vector<std::uint64_t> key = {0, static_cast<std::uint64_t>(micro_batches_),
+                                    std::bit_cast<std::uint64_t>(values.teacher_temp), images, address(drop_path_)};
+  for (const CropGroup& group : crops.groups) {
+    key.push_back(address(group.pixels));
+    key.push_back(static_cast<std::uint64_t>(group.pixels.dtype()));
+    for (const std::int64_t extent : group.pixels.shape().extents()) key.push_back(static_cast<std::uint64_t>(extent));
+  }
+  run(key, [&] { forward_and_backward(crops, values.teacher_temp); });
+  teacher_rows_ = kTeacherViews * static_cast<std::int64_t>(images);
+  ++micro_batches_;
 }
 
 void StudentTeacher::reduce_over_ranks() {
@@ -167,62 +226,30 @@ void StudentTeacher::reduce_over_ranks() {
   communicator_.all_reduce_sum(totals_.array(), stream);
 }
 
-void StudentTeacher::make_segments(const StepValues& values) {
-  segments_.clear();
-  for (std::size_t i = 0; i < layout_.infos().size(); ++i) {
-    const ParameterInfo& info = layout_.infos()[i];
-    const bool active = info.trainable && !(values.freeze_last_layer && in_last_layer(info));
-    segments_.push_back({.offset = info.offset,
-                         .size = info.size(),
-                         .step = update_counts_[i] + 1,
-                         .learning_rate = values.lr,
-                         .weight_decay = values.weight_decay,
-                         .decayed = info.decayed(),
-                         .adapted = info.shape.rank() > 1,
-                         .active = active});
-  }
-}
-
-void StudentTeacher::require_finite(const StepValues& values) {
-  float sums[3];
-  std::int32_t bad_gradient = 0;
-  context_.copy_to_host(totals_, Array(sums, Shape{3}));
-  context_.copy_to_host(non_finite_, Array(&bad_gradient, Shape{1}));
-  if (std::isfinite(sums[0]) && bad_gradient == 0) return;
-  micro_batches_ = 0;
-  phases_ = {};
-  fail("train",
-       "the {} is not finite at step {}; stopped before the weights changed; try a smaller lr, a smaller clip_grad, "
-       "or precision = \"fp32\"",
-       bad_gradient != 0 && std::isfinite(sums[0]) ? "gradient" : "loss", values.step);
-}
-
-StepResult StudentTeacher::update(const StepValues& values) {
-  require(micro_batches_ == config_.accumulation, "train", "a step has {} micro-batches; got {}", config_.accumulation,
-          micro_batches_);
-  PhaseClock clock(context_.stream());
+void StudentTeacher::update_weights() {
   reduce_over_ranks();
-  make_segments(values);
   const OptimizerKind kind = optimizer_kind(config_.optimizer);
   const bool is_lars = kind == OptimizerKind::lars;
-  dino::gradient_norms({.segments = segments_,
+  const std::span segments(reinterpret_cast<const OptimizerSegment*>(segments_.data()), layout_.infos().size());
+  dino::gradient_norms({.segments = segments,
                         .gradient = store_.gradient.array(),
                         .norms = norms_.array(),
                         .non_finite = non_finite_.array(),
+                        .losses = totals_.rows(0, 1).array(),
                         .student = is_lars ? store_.student.const_array() : ConstArray(),
                         .parameter_norms = parameter_norms_.array(),
                         .update_norms = update_norms_.array(),
                         .clip = config_.clip_grad},
                        context_.stream());
-  require_finite(values);
-  optimizer_step({.segments = segments_,
+  // From here on a gradient or loss that is not finite stops everything, in this step and the following ones.
+  optimizer_step({.segments = segments,
                   .kind = kind,
                   .clip = config_.clip_grad,
-                  .teacher_momentum = values.teacher_momentum,
                   .gradient = store_.gradient.array(),
                   .norms = norms_.array(),
                   .parameter_norms = parameter_norms_.array(),
                   .update_norms = update_norms_.array(),
+                  .non_finite = non_finite_.array(),
                   .student = store_.student.array(),
                   .first_moment = store_.first_moment.array(),
                   .second_moment = kind == OptimizerKind::adamw ? store_.second_moment.array() : Array(),
@@ -230,30 +257,86 @@ StepResult StudentTeacher::update(const StepValues& values) {
                   .teacher = store_.teacher.array(),
                   .teacher_working = store_.teacher_working.array()},
                  context_.stream());
-  update_center(context_.stream(), center_, teacher_sum_, teacher_rows_ * communicator_.size(),
-                config_.center_momentum);
+  update_center(context_.stream(), center_, teacher_sum_, teacher_rows_ * communicator_.size(), config_.center_momentum,
+                non_finite_);
+}
 
-  StepResult result;
-  float sums[3];
-  context_.copy_to_host(totals_, Array(sums, Shape{3}));
-  const double parts = static_cast<double>(micro_batches_) * communicator_.size();
-  result.loss = sums[0] / parts;
-  result.teacher_entropy = sums[1] / parts;
-  result.kl = sums[2] / parts;
-  std::vector<float> norms(segments_.size());
-  context_.copy_to_host(norms_, Array(norms.data(), norms_.shape()));
-  double square = 0;
-  for (std::size_t i = 0; i < segments_.size(); ++i) {
-    if (!layout_.infos()[i].trainable) continue;
-    square += static_cast<double>(norms[i]) * norms[i];
-    update_counts_[i] += segments_[i].active ? 1 : 0;
+void StudentTeacher::update(const StepValues& values) {
+  require(micro_batches_ == config_.accumulation, "train", "a step has {} micro-batches; got {}", config_.accumulation,
+          micro_batches_);
+  require(pending_.size() < kMaxPending, "train", "{} steps are without result; expected fewer than {}",
+          pending_.size(), kMaxPending);
+  PhaseClock clock(context_.stream(), timed_);
+  upload_segments(values);
+  run({1, static_cast<std::uint64_t>(teacher_rows_)}, [&] { update_weights(); });
+  count_updates(values, +1);
+
+  if (spare_copies_.empty()) {
+    spare_copies_.push_back(
+        context_.stream().make_host_copy(totals_.size_bytes() + non_finite_.size_bytes() + norms_.size_bytes()));
   }
-  result.gradient_norm = std::sqrt(square);
+  pending_.push_back({.copy = std::move(spare_copies_.back()),
+                      .values = values,
+                      .parts = std::int64_t{micro_batches_} * communicator_.size(),
+                      .phases = {}});
+  spare_copies_.pop_back();
+  pending_.back().copy->start({bytes_of(totals_), bytes_of(non_finite_), bytes_of(norms_)});
   clock.add_to(phases_.update_ms);
-  result.phases = phases_;
-  phases_ = {};
+  pending_.back().phases = std::exchange(phases_, {});
   micro_batches_ = 0;
-  return result;
+}
+
+std::optional<StepResult> StudentTeacher::poll() {
+  if (pending_.empty() || !pending_.front().copy->ready()) return std::nullopt;
+  return wait();
+}
+
+StepResult StudentTeacher::wait() {
+  require(!pending_.empty(), "train", "no step is without result");
+  Pending step = std::move(pending_.front());
+  pending_.pop_front();
+  return finish(std::move(step));
+}
+
+StepResult StudentTeacher::finish(Pending step) {
+  const std::byte* bytes = step.copy->wait();
+  float totals[3];
+  std::int32_t non_finite = 0;
+  std::vector<float> norms(layout_.infos().size());
+  std::memcpy(totals, bytes, sizeof totals);
+  std::memcpy(&non_finite, bytes + sizeof totals, sizeof non_finite);
+  std::memcpy(norms.data(), bytes + sizeof totals + sizeof non_finite, norms.size() * sizeof(float));
+  if (non_finite != 0) fail_not_finite(step, std::isfinite(totals[0]));
+  spare_copies_.push_back(std::move(step.copy));
+
+  const auto parts = static_cast<double>(step.parts);
+  double square = 0;
+  for (std::size_t i = 0; i < norms.size(); ++i) {
+    if (layout_.infos()[i].trainable) square += static_cast<double>(norms[i]) * norms[i];
+  }
+  return {.step = step.values.step,
+          .loss = totals[0] / parts,
+          .teacher_entropy = totals[1] / parts,
+          .kl = totals[2] / parts,
+          .gradient_norm = std::sqrt(square),
+          .phases = step.phases};
+}
+
+void StudentTeacher::fail_not_finite(const Pending& step, bool loss_is_finite) {
+  // The steps behind this one have changed nothing either.
+  count_updates(step.values, -1);
+  for (const Pending& later : pending_) {
+    later.copy->wait();
+    count_updates(later.values, -1);
+  }
+  pending_.clear();
+  context_.stream().zero(non_finite_.data(), non_finite_.size_bytes());
+  micro_batches_ = 0;
+  phases_ = {};
+  fail("train",
+       "the {} is not finite at step {}; stopped before the weights changed; try a smaller lr, a smaller clip_grad, "
+       "or precision = \"fp32\"",
+       loss_is_finite ? "gradient" : "loss", step.values.step);
 }
 
 }  // namespace dino

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/communicator.h"
+#include "engine/graph.h"
 #include "engine/parameters.h"
 #include "kernels/optimizer_step/optimizer_step.h"
 #include "models/dino_head.h"
@@ -9,6 +10,9 @@
 #include "train/config.h"
 
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -34,6 +38,7 @@ struct StepValues {
   std::uint64_t step = 0;  // since the start of the run; drop path draws by it
 };
 
+/// Where a device runs on while the host goes ahead, zero unless StudentTeacher::time_phases() asks for them.
 struct PhaseTimes {
   double teacher_ms = 0;
   double student_ms = 0;
@@ -44,6 +49,7 @@ struct PhaseTimes {
 
 /// Means over the micro-batches and ranks of a step.
 struct StepResult {
+  std::uint64_t step = 0;
   double loss = 0;
   double teacher_entropy = 0;  // nats
   double kl = 0;               // nats
@@ -55,18 +61,39 @@ struct StepResult {
 /// train_one_epoch):
 ///   for every micro-batch: teacher on the global crops, student on all crops, loss, gradients added up;
 ///   then clip, freeze, optimiser, teacher EMA, center.
+/// On a GPU the host only puts a step on the stream, mostly by replaying what it has recorded (GraphCache), and hears
+/// of its result some steps later. What differs from step to step is therefore read from the device's memory: the
+/// crops, the factors of drop path, the table of segments.
 class StudentTeacher {
  public:
+  /// How many steps may be without result.
+  static constexpr std::size_t kMaxPending = 4;
+
   /// Starts from the configuration's seed.
   StudentTeacher(Context& context, Communicator& communicator, const TrainConfig& config, DType compute_type);
   StudentTeacher(const StudentTeacher&) = delete;
   StudentTeacher& operator=(const StudentTeacher&) = delete;
 
-  /// Runs one of the step's micro-batches forward and backward.
+  /// Puts one of the step's micro-batches on the stream, forward and backward. Recorded steps are replayed where the
+  /// crops are at the addresses of an earlier step.
   void run_micro_batch(const TrainingCrops& crops, const StepValues& values);
-  /// Finishes the step after its micro-batches (config.accumulation of them). Throws Error when the loss or a gradient
-  /// is not finite; weights, moments and center are then as they were before the step.
-  StepResult update(const StepValues& values);
+  /// Puts the rest of the step on the stream, after its micro-batches (config.accumulation of them).
+  void update(const StepValues& values);
+
+  /// Steps without result: at most kMaxPending when update() is called.
+  std::size_t pending() const { return pending_.size(); }
+  /// The result of the oldest of them, or none while the device has not got there, or where there is no such step; on
+  /// the CPU always that of the last update(). Throws Error when the loss or a gradient is not finite; weights, moments
+  /// and center are then, and stay, as they were before that step, and the steps after it are forgotten.
+  std::optional<StepResult> poll();
+  /// The same after waiting for the device. There must be such a step.
+  StepResult wait();
+
+  /// Measures the phases of the following steps, also where the device has to be waited for after each, and does
+  /// without recordings.
+  void time_phases() { timed_ = true; }
+  /// How often recorded work was replayed.
+  std::int64_t replays() const { return graphs_.replays(); }
 
   const Vit& vit() const { return vit_; }
   const DinoHead& head() const { return head_; }
@@ -83,11 +110,31 @@ class StudentTeacher {
   Tensor student_logits(Tape& tape, const TrainingCrops& crops, const StepValues& values);
 
  private:
-  Tensor drop_path_scales(const TrainingCrops& crops, std::uint64_t step);
+  /// A step on its way.
+  struct Pending {
+    std::unique_ptr<HostCopy> copy;  // of totals_, non_finite_, norms_
+    StepValues values;
+    std::int64_t parts = 0;  // that the totals are sums of
+    PhaseTimes phases;
+  };
+
+  /// Draws the factors for drop_path_, which has its place for good.
+  void upload_drop_path(const TrainingCrops& crops, std::uint64_t step);
+  void upload_segments(const StepValues& values);
+  bool is_active(const ParameterInfo& info, const StepValues& values) const;
+  /// Adds `sign` to the counts of the parameters that a step updates.
+  void count_updates(const StepValues& values, int sign);
+
+  // What is recorded: nothing in these depends on more than their arguments, addresses and the configuration.
+  Tensor forward_student(Tape& tape, const TrainingCrops& crops);
+  void forward_and_backward(const TrainingCrops& crops, double teacher_temperature);
+  void update_weights();
   /// Sums over ranks what only makes sense for all of them: gradients, teacher logits, losses.
   void reduce_over_ranks();
-  void make_segments(const StepValues& values);
-  void require_finite(const StepValues& values);
+  void run(const std::vector<std::uint64_t>& key, const std::function<void()>& body);
+
+  StepResult finish(Pending step);
+  [[noreturn]] void fail_not_finite(const Pending& step, bool loss_is_finite);
 
   Context& context_;
   Communicator& communicator_;
@@ -99,9 +146,13 @@ class StudentTeacher {
   CropPacker packer_;
   Tensor center_;
   std::vector<std::int64_t> update_counts_;
-  std::vector<OptimizerSegment> segments_;  // one per parameter, in the layout's order
+  std::vector<OptimizerSegment> host_segments_;  // one per parameter, in the layout's order
+  Tensor segments_;                              // their bytes on the device
   Tensor norms_, parameter_norms_, update_norms_, non_finite_;
-  std::vector<float> drop_path_host_;
+  std::vector<float> host_drop_path_;
+  Tensor drop_path_;  // (2·depth, S) fp32, or empty
+  GraphCache graphs_;
+  bool timed_;
 
   // The step in progress.
   int micro_batches_ = 0;
@@ -109,6 +160,9 @@ class StudentTeacher {
   Tensor teacher_sum_;             // (K) fp32: mean over micro-batches of the sums of teacher logits
   Tensor totals_;                  // (3) fp32: sums of loss, entropy, KL over micro-batches and then ranks
   PhaseTimes phases_;
+
+  std::deque<Pending> pending_;  // oldest first
+  std::vector<std::unique_ptr<HostCopy>> spare_copies_;
 };
 
 }  // namespace dino

@@ -11,7 +11,9 @@
 #include <nlohmann/json.hpp>
 
 #include <chrono>
+#include <deque>
 #include <limits>
+#include <utility>
 
 namespace dino {
 namespace {
@@ -130,10 +132,12 @@ class Trainer {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
         run_step(progress);
         if (StopSignal::received() != 0) {
+          finish_steps(progress);
           if (writes()) save(kLastCheckpoint);
           return stopped(progress);
         }
       }
+      finish_steps(progress);
       // What is left of the epoch makes no whole step.
       for (; position_.batch < batches_per_epoch_; ++position_.batch) loader_->next(batch_);
       try {
@@ -182,8 +186,16 @@ class Trainer {
             .step = static_cast<std::uint64_t>(position_.step)};
   }
 
+  /// A step that was put on the device, and what is known of it before its result is.
+  struct Sent {
+    TrainingPosition position;
+    StepValues values;
+    double wait_ms = 0;  // for data
+  };
+
   void run_step(Progress& progress) {
-    const auto begin = std::chrono::steady_clock::now();
+    if (sent_.empty()) mark_ = Clock::now();
+    if (sent_.size() == StudentTeacher::kMaxPending) report(networks_.wait(), progress);
     const StepValues now = values();
     double wait_ms = 0;
     for (int i = 0; i < config_.accumulation; ++i) {
@@ -192,18 +204,34 @@ class Trainer {
       networks_.run_micro_batch(upload(context_, batch_), now);
       ++position_.batch;
     }
-    const StepResult result = networks_.update(now);
-    const double step_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+    networks_.update(now);
+    sent_.push_back({position_, now, wait_ms});
+    ++position_.step;
+    while (const auto result = networks_.poll()) report(*result, progress);
+  }
+
+  /// Waits for the results of all steps so far. Comes before all that reads the networks.
+  void finish_steps(Progress& progress) {
+    while (networks_.pending() > 0) report(networks_.wait(), progress);
+  }
+
+  /// Takes the result of the oldest step in sent_.
+  void report(const StepResult& result, Progress& progress) {
+    const Sent step = sent_.front();
+    sent_.pop_front();
+    // In a row of steps, results are as far apart as the steps take.
+    const auto now = Clock::now();
+    const double step_ms = std::chrono::duration<double, std::milli>(now - std::exchange(mark_, now)).count();
     const double images_per_second = static_cast<double>(global_batch_) / step_ms * 1e3;
-    const double wait_share = wait_ms / step_ms;
+    const double wait_share = step.wait_ms / step_ms;
     if (writes()) {
-      log_->append({{"step", position_.step},
-                    {"epoch", position_.epoch},
+      log_->append({{"step", step.position.step},
+                    {"epoch", step.position.epoch},
                     {"loss", result.loss},
-                    {"lr", now.lr},
-                    {"wd", now.weight_decay},
-                    {"momentum", now.teacher_momentum},
-                    {"teacher_temp", now.teacher_temp},
+                    {"lr", step.values.lr},
+                    {"wd", step.values.weight_decay},
+                    {"momentum", step.values.teacher_momentum},
+                    {"teacher_temp", step.values.teacher_temp},
                     {"student_temp", config_.student_temp},
                     {"grad_norm", result.gradient_norm},
                     {"entropy", result.teacher_entropy},
@@ -211,12 +239,11 @@ class Trainer {
                     {"images_per_second", images_per_second},
                     {"data_wait_share", wait_share}});
     }
-    ++position_.step;
     epoch_loss_ += result.loss;
     ++epoch_steps_;
-    progress.update(position_.step,
+    progress.update(step.position.step + 1,
                     fmt::format("| epoch {} | loss {:.4f} | lr {:.2e} | {:.1f} images/s | data wait {:.0f}%",
-                                position_.epoch, result.loss, now.lr, images_per_second, 100 * wait_share));
+                                step.position.epoch, result.loss, step.values.lr, images_per_second, 100 * wait_share));
   }
 
   /// `epoch` is the one that has just ended, -1 before the first.
@@ -271,6 +298,8 @@ class Trainer {
     }
   }
 
+  using Clock = std::chrono::steady_clock;
+
   Context& context_;
   Communicator& communicator_;
   TrainConfig config_;
@@ -285,6 +314,8 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   Batch batch_;
   std::unique_ptr<RunLog> log_, knn_log_;
+  std::deque<Sent> sent_;
+  Clock::time_point mark_;  // when the last result came, or the first step of a row began
   double epoch_loss_ = 0;
   int epoch_steps_ = 0;
   std::int64_t broken_reported_ = 0;

@@ -14,9 +14,10 @@ DinoLoss dino_loss(Tape& tape, const Tensor& student_logits, const Tensor& teach
           options.teacher_views, images);
   Context& context = tape.context();
   DinoLoss loss;
-  loss.result.loss = context.empty({1}, DType::float32);
-  loss.result.teacher_entropy = context.empty({1}, DType::float32);
-  loss.result.kl = context.empty({1}, DType::float32);
+  loss.result.values = context.empty({3}, DType::float32);
+  loss.result.loss = loss.result.values.rows(0, 1);
+  loss.result.teacher_entropy = loss.result.values.rows(1, 2);
+  loss.result.kl = loss.result.values.rows(2, 3);
   loss.result.teacher_sum = context.empty({student_logits.extent(1)}, DType::float32);
   if (tape.recording()) loss.student_gradient = student_logits.detach();
   dino_loss_with_gradient({.student = student_logits.array(),
@@ -35,9 +36,14 @@ DinoLoss dino_loss(Tape& tape, const Tensor& student_logits, const Tensor& teach
   return loss;
 }
 
-void update_center(Stream& stream, const Tensor& center, const Tensor& teacher_sum, std::int64_t rows,
-                   double momentum) {
-  center_update({.sum = teacher_sum.array(), .rows = rows, .momentum = momentum, .center = center.array()}, stream);
+void update_center(Stream& stream, const Tensor& center, const Tensor& teacher_sum, std::int64_t rows, double momentum,
+                   const Tensor& non_finite) {
+  center_update({.sum = teacher_sum.array(),
+                 .rows = rows,
+                 .momentum = momentum,
+                 .center = center.array(),
+                 .non_finite = non_finite.array()},
+                stream);
 }
 
 }  // namespace dino

@@ -17,6 +17,7 @@ struct DinoLossResult {
   Tensor loss;             // (1) fp32: mean over the pairs (i, v), v ≠ i, and over the images
   Tensor teacher_entropy;  // (1) fp32: mean over the teacher's rows, nats
   Tensor kl;               // (1) fp32: loss minus mean entropy of the pairs' teacher: mean KL divergence, nats
+  Tensor values;           // (3) fp32: the three above, one behind the other
   Tensor teacher_sum;      // (K) fp32: sum of the raw teacher logits over this micro-batch's rows, for the center
 };
 
@@ -33,7 +34,9 @@ DinoLoss dino_loss(Tape& tape, const Tensor& student_logits, const Tensor& teach
                    const DinoLossOptions& options);
 
 /// center = momentum · center + (1 - momentum) · teacher_sum / rows, where `teacher_sum` (K) is over the `rows` teacher
-/// rows of all ranks and micro-batches. Comes after the loss, which uses the center as it was.
-void update_center(Stream& stream, const Tensor& center, const Tensor& teacher_sum, std::int64_t rows, double momentum);
+/// rows of all ranks and micro-batches. Comes after the loss, which uses the center as it was. With `non_finite` (1)
+/// int32 other than 0 the center stays as it is.
+void update_center(Stream& stream, const Tensor& center, const Tensor& teacher_sum, std::int64_t rows, double momentum,
+                   const Tensor& non_finite = {});
 
 }  // namespace dino

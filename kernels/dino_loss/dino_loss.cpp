@@ -50,6 +50,7 @@ void check_center_update(const CenterUpdate& args) {
   require(args.rows >= 1, kWhere, "the sum must be of at least one row; got {}", args.rows);
   require_array(args.center, DType::float32, args.center.shape(), kWhere, "center");
   require_array(args.sum, DType::float32, args.center.shape(), kWhere, "sum");
+  if (args.non_finite) require_array(args.non_finite, DType::int32, {1}, kWhere, "non_finite");
 }
 
 }  // namespace dino

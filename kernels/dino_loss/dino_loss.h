@@ -47,13 +47,14 @@ DinoLossSizes dino_loss_sizes(const DinoLossWithGradient& args);
 /// The same for kernels, which take the types declared above; the oracle computes in double.
 DinoLossSizes check_dino_loss(const DinoLossWithGradient& args);
 
-/// center = momentum · center + (1 - momentum) · sum / rows: the moving mean of the teacher's logits.
-/// Source: official main_dino.py:408-419.
+/// center = momentum · center + (1 - momentum) · sum / rows: the moving mean of the teacher's logits. Where
+/// `non_finite` is not 0, the center stays as it is. Source: official main_dino.py:408-419.
 struct CenterUpdate {
   ConstArray sum{};       // (K) float32, over the rows of all ranks and micro-batches
   std::int64_t rows = 0;  // how many rows that were
   double momentum = 0.9;
-  Array center{};  // (K) float32, updated in place
+  Array center{};           // (K) float32, updated in place
+  ConstArray non_finite{};  // (1) int32, as of optimizer_step; empty: as 0
 };
 DINO_OPERATION(center_update, CenterUpdate)
 

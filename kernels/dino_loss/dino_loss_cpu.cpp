@@ -292,6 +292,7 @@ void dino_loss_with_gradient(const DinoLossWithGradient& args, Stream& stream) {
 
 void center_update(const CenterUpdate& args, Stream&) {
   check_center_update(args);
+  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) return;
   const float* sum = args.sum.as<float>();
   float* center = args.center.as<float>();
   const auto keep = static_cast<float>(args.momentum);

@@ -407,8 +407,9 @@ void run(const DinoLossWithGradient& args, const DinoLossSizes& checked, Stream&
 
 constexpr int kCenterThreads = 256;
 
-__global__ void __launch_bounds__(kCenterThreads)
-    move_center(const float* sum, float* center, std::int64_t size, float keep, float add) {
+__global__ void __launch_bounds__(kCenterThreads) move_center(const float* sum, float* center, std::int64_t size,
+                                                              float keep, float add, const std::int32_t* non_finite) {
+  if (non_finite != nullptr && *non_finite != 0) return;
   const std::int64_t k = std::int64_t{blockIdx.x} * kCenterThreads + threadIdx.x;
   if (k < size) center[k] = keep * center[k] + add * sum[k];
 }
@@ -433,7 +434,7 @@ void center_update(const CenterUpdate& args, Stream& stream) {
   const std::int64_t size = args.center.size();
   launch(move_center, {blocks_for(size, kCenterThreads), kCenterThreads}, stream, args.sum.as<float>(),
          args.center.as<float>(), size, static_cast<float>(args.momentum),
-         static_cast<float>((1 - args.momentum) / static_cast<double>(args.rows)));
+         static_cast<float>((1 - args.momentum) / static_cast<double>(args.rows)), args.non_finite.as<std::int32_t>());
 }
 
 }  // namespace dino::cuda

@@ -67,6 +67,7 @@ void dino_loss_with_gradient(const DinoLossWithGradient& args) {
 }
 
 void center_update(const CenterUpdate& args) {
+  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) return;
   for (std::int64_t k = 0; k < args.center.size(); ++k) {
     const double mean = load_double(args.sum, k) / static_cast<double>(args.rows);
     store_double(args.center, k, args.momentum * load_double(args.center, k) + (1 - args.momentum) * mean);

@@ -7,6 +7,7 @@ void check_optimizer_step(const GradientNorms& args) {
   const Shape per_segment{static_cast<std::int64_t>(args.segments.size())};
   require_array(args.norms, DType::float32, per_segment, kWhere, "norms");
   require_array(args.non_finite, DType::int32, {1}, kWhere, "non_finite");
+  if (args.losses) require_array(args.losses, DType::float32, args.losses.shape(), kWhere, "losses");
   require(args.gradient.dtype() == DType::float32, kWhere, "gradient must be float32; got {}",
           name_of(args.gradient.dtype()));
   if (args.student) {
@@ -30,6 +31,7 @@ void check_optimizer_step(const OptimizerStep& args) {
     require_array(args.parameter_norms, DType::float32, per_segment, kWhere, "parameter_norms");
     require_array(args.update_norms, DType::float32, per_segment, kWhere, "update_norms");
   }
+  if (args.non_finite) require_array(args.non_finite, DType::int32, {1}, kWhere, "non_finite");
   if (args.student_working) require_array(args.student_working, DType::bfloat16, flat, kWhere, "student_working");
   if (args.teacher) require_array(args.teacher, DType::float32, flat, kWhere, "teacher");
   if (args.teacher_working) require_array(args.teacher_working, DType::bfloat16, flat, kWhere, "teacher_working");

@@ -16,21 +16,24 @@ struct OptimizerSegment {
   std::int64_t size = 0;
   std::int64_t step = 0;  // AdamW: updates of this tensor, this one included; at least 1 where active
   double learning_rate = 0;
-  double weight_decay = 0;  // used where `decayed`
+  double weight_decay = 0;          // used where `decayed`
+  double teacher_momentum = 0.996;  // used where there is a teacher
   bool decayed = false;
   bool adapted = false;  // LARS: more than one dimension, so decay and adaptive rate apply
   bool active = true;    // has a gradient in this step; else only the teacher moves
 };
 
 /// norms[s] = ‖gradient of segment s‖₂, whether active or not, and what LARS needs besides. `non_finite` becomes 1 when
-/// the gradient of an active segment holds NaN or infinity, else 0.
+/// the gradient of an active segment, or `losses`, holds NaN or infinity; else it stays as it is, so that it also stops
+/// the steps after a bad one, until the caller sets it to 0.
 /// Traffic: reads the gradient (LARS: and the student) once.
 /// Numerics: squares are summed in double; results do not depend on the number of threads.
 struct GradientNorms {
   std::span<const OptimizerSegment> segments;  // (S), on the stream's device
   ConstArray gradient{};                       // (n) float32
   Array norms{};                               // (S) float32
-  Array non_finite{};                          // (1) int32
+  Array non_finite{};                          // (1) int32, read and written
+  ConstArray losses{};                         // float32, any number of values that must be finite as well, or empty
   // For LARS, else empty:
   ConstArray student{};     // (n) float32
   Array parameter_norms{};  // (S) float32: ‖p‖
@@ -46,9 +49,10 @@ DINO_OPERATION(gradient_norms, GradientNorms)
 ///   SGD    g += w p;  m = momentum · m + g;  p -= λ m
 ///   LARS   where adapted: g += w p;  g *= eta ‖p‖ / ‖g‖ (1 where a norm is 0).  m = momentum · m + g;  p -= λ m
 /// then the student's working copy, the teacher t = teacher_momentum · t + (1 - teacher_momentum) p and its working
-/// copy. Inactive segments keep their student values and moments; their teacher follows as any other. Traffic for AdamW
-/// with bf16 copies: 20 bytes read and 20 written per element. Source: torch.optim.AdamW and SGD; official
-/// utils.py:132-141 (clip), 553-591 (LARS); main_dino.py:341-345 (teacher).
+/// copy. Inactive segments keep their student values and moments; their teacher follows as any other. Where
+/// `non_finite` is not 0, nothing is written at all. Traffic for AdamW with bf16 copies: 20 bytes read and 20 written
+/// per element. What differs from step to step comes from the device's memory, so that a recorded step can be replayed.
+/// Source: torch.optim.AdamW and SGD; official utils.py:132-141 (clip), 553-591 (LARS); main_dino.py:341-345 (teacher).
 struct OptimizerStep {
   std::span<const OptimizerSegment> segments;  // (S), on the stream's device
   OptimizerKind kind = OptimizerKind::adamw;
@@ -58,12 +62,12 @@ struct OptimizerStep {
   double eps = 1e-8;
   double momentum = 0.9;    // SGD, LARS
   double lars_eta = 0.001;  // LARS
-  double teacher_momentum = 0.996;
   // All (n), where not said otherwise:
   ConstArray gradient{};         // float32
   ConstArray norms{};            // (S) float32, from gradient_norms; empty when clip is 0
   ConstArray parameter_norms{};  // (S) float32, LARS only
   ConstArray update_norms{};     // (S) float32, LARS only
+  ConstArray non_finite{};       // (1) int32, from gradient_norms; empty: as 0
   Array student{};               // float32
   Array first_moment{};          // float32: Adam's m, or the momentum buffer, which starts at zero
   Array second_moment{};         // float32, AdamW only

@@ -206,8 +206,6 @@ void cast_block(const float* from, BFloat16* to, std::int64_t n) {
 }
 
 void optimizer_step_all(const OptimizerStep& args, const std::int64_t* first_piece) {
-  const auto keep = static_cast<float>(args.teacher_momentum);
-  const auto follow = static_cast<float>(1 - args.teacher_momentum);
   const auto momentum = static_cast<float>(args.momentum);
   const float* gradient = args.gradient.as<float>();
   float* student = args.student.as<float>();
@@ -216,6 +214,8 @@ void optimizer_step_all(const OptimizerStep& args, const std::int64_t* first_pie
   for_each_piece(args.segments, first_piece,
                  [&](std::size_t s, std::int64_t, std::int64_t piece_begin, std::int64_t piece_end) {
                    const bool active = args.segments[s].active;
+                   const auto keep = static_cast<float>(args.segments[s].teacher_momentum);
+                   const auto follow = static_cast<float>(1 - args.segments[s].teacher_momentum);
                    const Factors f = active ? segment_factors(args, s) : Factors{};
                    for (std::int64_t i = piece_begin; i < piece_end; i += kBlock) {
                      const std::int64_t n = std::min(kBlock, piece_end - i);
@@ -275,7 +275,8 @@ void gradient_norms(const GradientNorms& args, Stream& stream) {
   number_pieces(args.segments, n, first_piece);
   HWY_DYNAMIC_DISPATCH(gradient_norms_all)(args, first_piece, sums);
 
-  bool non_finite = false;
+  const auto is_finite = [](float value) { return std::isfinite(value); };
+  bool non_finite = !std::all_of(args.losses.as<float>(), args.losses.as<float>() + args.losses.size(), is_finite);
   for (std::size_t s = 0; s < args.segments.size(); ++s) {
     Sums total{0, 0, 0};
     for (std::int64_t piece = first_piece[s]; piece < first_piece[s + 1]; ++piece) {
@@ -295,7 +296,7 @@ void gradient_norms(const GradientNorms& args, Stream& stream) {
       args.update_norms.as<float>()[s] = static_cast<float>(std::sqrt(update > 0 || std::isnan(update) ? update : 0));
     }
   }
-  *args.non_finite.as<std::int32_t>() = non_finite ? 1 : 0;
+  if (non_finite) *args.non_finite.as<std::int32_t>() = 1;
 }
 
 void optimizer_step(const OptimizerStep& args, Stream& stream) {
@@ -304,6 +305,7 @@ void optimizer_step(const OptimizerStep& args, Stream& stream) {
     require(args.kind != OptimizerKind::adamw || !segment.active || segment.step >= 1, "optimizer_step",
             "AdamW counts steps from 1; got {} for the segment at {}", segment.step, segment.offset);
   }
+  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) return;
   auto* first_piece = static_cast<std::int64_t*>(stream.scratch((args.segments.size() + 1) * sizeof(std::int64_t)));
   number_pieces(args.segments, args.student.size(), first_piece);
   HWY_DYNAMIC_DISPATCH(optimizer_step_all)(args, first_piece);

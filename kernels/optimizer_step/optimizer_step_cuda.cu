@@ -36,10 +36,7 @@ struct SharedSums {
 /// Block (slice, segment): sums over the slice's chunks, in an order that depends on the segment's size alone. `p` is
 /// null where only Σ g² is wanted. Traffic: reads the gradient (and p) once.
 __global__ void __launch_bounds__(kThreads)
-    sum_slices(const OptimizerSegment* segments, int count, const float* gradient, const float* p, Sums* partial,
-               std::int32_t* non_finite) {
-  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *non_finite = 0;
-  if (static_cast<int>(blockIdx.y) >= count) return;
+    sum_slices(const OptimizerSegment* segments, const float* gradient, const float* p, Sums* partial) {
   const OptimizerSegment& segment = segments[blockIdx.y];
   if (std::int64_t{blockIdx.x} * kChunk >= segment.size) return;
   Sums sums{0, 0, 0};
@@ -77,12 +74,19 @@ struct Norms {
   int count;
   const Sums* partial;
   float *norms, *parameter_norms, *update_norms;  // the last two null without LARS
+  const float* losses;
+  int loss_count;
   std::int32_t* non_finite;
   double clip;
 };
 
 /// A warp per segment.
 __global__ void __launch_bounds__(kThreads) finish_norms(const Norms args) {
+  if (blockIdx.x == 0) {
+    for (int i = static_cast<int>(threadIdx.x); i < args.loss_count; i += kThreads) {
+      if (!isfinite(args.losses[i])) *args.non_finite = 1;
+    }
+  }
   const int s = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
   if (s >= args.count) return;  // all lanes of a warp together
   const OptimizerSegment& segment = args.segments[s];
@@ -112,7 +116,8 @@ __global__ void __launch_bounds__(kThreads) finish_norms(const Norms args) {
 struct Step {
   const OptimizerSegment* segments;
   double clip, beta1, beta2, eps, lars_eta;
-  float momentum, teacher_momentum, teacher_rest;
+  float momentum;
+  const std::int32_t* non_finite;  // null: none
   const float *gradient, *norms, *parameter_norms, *update_norms;
   float *student, *first_moment, *second_moment;
   BFloat16* student_working;  // null: none
@@ -123,6 +128,7 @@ struct Step {
 
 /// What an update needs of its segment, as fp32 factors.
 struct Factors {
+  float teacher_keep, teacher_follow;
   float clip, decay, rate, adaption;  // all kinds; decay is 1 - λ w for AdamW
   float beta1, rest1, beta2, rest2;   // AdamW; rest is 1 - beta, rounded once
   float root_correction, eps;         // AdamW; 1 / sqrt(1 - β₂ᵏ)
@@ -130,8 +136,11 @@ struct Factors {
 
 template <OptimizerKind kKind>
 __device__ Factors segment_factors(const Step& args, const OptimizerSegment& segment, int s) {
-  const double weight_decay = segment.decayed ? segment.weight_decay : 0;
   Factors f{};
+  f.teacher_keep = static_cast<float>(segment.teacher_momentum);
+  f.teacher_follow = static_cast<float>(1 - segment.teacher_momentum);
+  if (!segment.active) return f;
+  const double weight_decay = segment.decayed ? segment.weight_decay : 0;
   f.clip = args.clip > 0 ? static_cast<float>(clip_factor(args.clip, static_cast<double>(args.norms[s]))) : 1.0F;
   f.rate = static_cast<float>(segment.learning_rate);
   f.decay = static_cast<float>(weight_decay);
@@ -192,8 +201,7 @@ __device__ __forceinline__ void update(const Step& args, const Factors& f, bool 
   load(args.teacher + at, t);
   // Products are rounded before they are added, as PyTorch does.
 #pragma unroll
-  for (int k = 0; k < N; ++k)
-    t[k] = __fadd_rn(__fmul_rn(args.teacher_momentum, t[k]), __fmul_rn(args.teacher_rest, p[k]));
+  for (int k = 0; k < N; ++k) t[k] = __fadd_rn(__fmul_rn(f.teacher_keep, t[k]), __fmul_rn(f.teacher_follow, p[k]));
   store(t, args.teacher + at);
   if (args.teacher_working != nullptr) store(t, args.teacher_working + at);
 }
@@ -202,10 +210,11 @@ __device__ __forceinline__ void update(const Step& args, const Factors& f, bool 
 template <OptimizerKind kKind>
 __global__ void __launch_bounds__(kThreads) update_slices(const Step args) {
   const OptimizerSegment& segment = args.segments[blockIdx.y];
-  if (std::int64_t{blockIdx.x} * kChunk >= segment.size) return;  // the whole block
+  if (std::int64_t{blockIdx.x} * kChunk >= segment.size) return;  // the whole block, as in the next line
+  if (args.non_finite != nullptr && *args.non_finite != 0) return;
   auto& f = shared_memory<Factors>();
   const bool active = segment.active;
-  if (active && threadIdx.x == 0) f = segment_factors<kKind>(args, segment, static_cast<int>(blockIdx.y));
+  if (threadIdx.x == 0) f = segment_factors<kKind>(args, segment, static_cast<int>(blockIdx.y));
   __syncthreads();
   const bool packed = args.packed && segment.offset % kPack == 0;
   for (std::int64_t chunk = std::int64_t{blockIdx.x} * kChunk; chunk < segment.size;
@@ -228,18 +237,19 @@ void gradient_norms(const GradientNorms& args, Stream& stream) {
   const auto count = static_cast<int>(args.segments.size());
   auto* partial =
       static_cast<Sums*>(stream.scratch(std::max<std::size_t>(1, args.segments.size()) * kSlices * sizeof(Sums)));
-  const dim3 grid(kSlices, static_cast<unsigned>(std::max(count, 1)));
-  launch(sum_slices, {grid, kThreads, sizeof(SharedSums)}, stream, args.segments.data(), count,
-         args.gradient.as<float>(), args.student.as<float>(), partial, args.non_finite.as<std::int32_t>());
+  launch(sum_slices, {dim3(kSlices, static_cast<unsigned>(count)), kThreads, sizeof(SharedSums)}, stream,
+         args.segments.data(), args.gradient.as<float>(), args.student.as<float>(), partial);
   const Norms norms{.segments = args.segments.data(),
                     .count = count,
                     .partial = partial,
                     .norms = args.norms.as<float>(),
                     .parameter_norms = args.parameter_norms.as<float>(),
                     .update_norms = args.student ? args.update_norms.as<float>() : nullptr,
+                    .losses = args.losses.as<float>(),
+                    .loss_count = static_cast<int>(args.losses.size()),
                     .non_finite = args.non_finite.as<std::int32_t>(),
                     .clip = args.clip};
-  launch(finish_norms, {blocks_for(count, kWarps), kThreads}, stream, norms);
+  launch(finish_norms, {std::max(1U, blocks_for(count, kWarps)), kThreads}, stream, norms);
 }
 
 void optimizer_step(const OptimizerStep& args, Stream& stream) {
@@ -254,8 +264,7 @@ void optimizer_step(const OptimizerStep& args, Stream& stream) {
                   .eps = args.eps,
                   .lars_eta = args.lars_eta,
                   .momentum = static_cast<float>(args.momentum),
-                  .teacher_momentum = static_cast<float>(args.teacher_momentum),
-                  .teacher_rest = static_cast<float>(1 - args.teacher_momentum),
+                  .non_finite = args.non_finite.as<std::int32_t>(),
                   .gradient = args.gradient.as<float>(),
                   .norms = args.norms.as<float>(),
                   .parameter_norms = args.parameter_norms.as<float>(),

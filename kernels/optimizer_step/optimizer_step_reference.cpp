@@ -5,7 +5,9 @@
 namespace dino::reference {
 
 void gradient_norms(const GradientNorms& args) {
-  *args.non_finite.as<std::int32_t>() = 0;
+  for (std::int64_t i = 0; i < args.losses.size(); ++i) {
+    if (!std::isfinite(load_double(args.losses, i))) *args.non_finite.as<std::int32_t>() = 1;
+  }
   for (std::size_t s = 0; s < args.segments.size(); ++s) {
     const OptimizerSegment& segment = args.segments[s];
     const auto at = static_cast<std::int64_t>(s);
@@ -71,13 +73,14 @@ void update_segment(const OptimizerStep& args, std::size_t s) {
 }  // namespace
 
 void optimizer_step(const OptimizerStep& args) {
+  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) return;
   for (std::size_t s = 0; s < args.segments.size(); ++s) {
     const OptimizerSegment& segment = args.segments[s];
     if (segment.active) update_segment(args, s);
     if (!args.teacher) continue;
     for (std::int64_t i = segment.offset; i < segment.offset + segment.size; ++i) {
-      const double t = args.teacher_momentum * load_double(args.teacher, i) +
-                       (1 - args.teacher_momentum) * load_double(args.student, i);
+      const double t = segment.teacher_momentum * load_double(args.teacher, i) +
+                       (1 - segment.teacher_momentum) * load_double(args.student, i);
       store_double(args.teacher, i, t);
       if (args.teacher_working) store_double(args.teacher_working, i, t);
     }

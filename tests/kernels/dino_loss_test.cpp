@@ -250,5 +250,19 @@ static void check_center(Stream& stream) {
     reference::center_update({.sum = sum, .rows = 12, .momentum = 0.9, .center = expected});
     center_update({.sum = sum, .rows = 12, .momentum = 0.9, .center = center}, stream);
     check_close(center, expected, 1e-6, "center");
+    for (const std::int32_t flag : {0, 1}) {
+      const HostArray non_finite = from_integers({flag});
+      const HostArray before = center.copy();
+      const CenterUpdate args{.sum = sum, .rows = 12, .momentum = 0.5, .center = center, .non_finite = non_finite};
+      if (flag == 0) {
+        const HostArray moved = center.to(DType::float64);
+        reference::center_update({.sum = sum, .rows = 12, .momentum = 0.5, .center = moved});
+        center_update(args, stream);
+        check_close(center, moved, 1e-6, "center with a flag that is not set");
+      } else {
+        center_update(args, stream);
+        check_close(center, before, 0.0, "center with a flag that is set");
+      }
+    }
   }
 }

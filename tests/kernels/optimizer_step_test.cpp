@@ -3,8 +3,8 @@
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
 #include "tests/support/every_stream.h"
-#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 
 #include <omp.h>
 
@@ -31,6 +31,7 @@ std::vector<OptimizerSegment> table(std::int64_t& flat_size, std::int64_t step, 
                         .step = step + i % 2,
                         .learning_rate = 0.01 * (1 + i % 3),
                         .weight_decay = 0.04,
+                        .teacher_momentum = i % 3 == 1 ? 0.996 : 0.9,
                         .decayed = i % 2 == 0,
                         .adapted = i % 4 < 2,
                         .active = i != 4 && i != 8});
@@ -54,7 +55,7 @@ struct State {
         norms(type, {segments}),
         parameter_norms(type, {segments}),
         update_norms(type, {segments}),
-        non_finite(DType::int32, {1}) {}
+        non_finite(from_integers({0})) {}
 
   GradientNorms norms_arguments(std::span<const OptimizerSegment> segments, double clip, bool lars) const {
     GradientNorms args{
@@ -70,11 +71,11 @@ struct State {
     return {.segments = segments,
             .kind = kind,
             .clip = clip,
-            .teacher_momentum = 0.9,
             .gradient = gradient,
             .norms = norms,
             .parameter_norms = parameter_norms,
             .update_norms = update_norms,
+            .non_finite = non_finite,
             .student = student,
             .first_moment = first_moment,
             .second_moment = kind == OptimizerKind::adamw ? second_moment.array() : Array(),
@@ -183,7 +184,7 @@ static void check_sgd_and_lars(Stream& stream) {
       .offset = 0, .size = 2, .learning_rate = 0.5, .weight_decay = 0.1, .decayed = true, .adapted = true};
   const HostArray gradient = from_values(DType::float32, {2}, {0.3, 0.4});
   const HostArray norms(DType::float32, {1}), p_norms(DType::float32, {1}), u_norms(DType::float32, {1}),
-      flag(DType::int32, {1});
+      flag = from_integers({0});
   for (const OptimizerKind kind : {OptimizerKind::sgd, OptimizerKind::lars}) {
     const HostArray student = from_values(DType::float32, {2}, {3.0, 4.0});
     const HostArray m = from_values(DType::float32, {2}, {1.0, 0.0});
@@ -258,6 +259,44 @@ static void check_non_finite(Stream& stream) {
   const double norm = flag_with(last, 1e25, flag);  // its square is beyond fp32
   CHECK(flag == 0);
   CHECK(std::abs(norm / 1e25 - 1) <= 1e-6);
+
+  // Losses count as well, and a flag that is set stays.
+  const State state(DType::float32, n, count, 1);
+  for (const double value : {1.0, std::numeric_limits<double>::infinity(), 2.0}) {
+    const HostArray losses = from_values(DType::float32, {3}, {0.5, 0.25, value});
+    GradientNorms args = state.norms_arguments(segments, 0, false);
+    args.losses = losses;
+    gradient_norms(args, stream);
+    CHECK(*state.non_finite.as<std::int32_t>() == (value == 1.0 ? 0 : 1));
+  }
+  const HostArray no_norms(DType::float32, {0});
+  gradient_norms({.segments = {}, .gradient = state.gradient, .norms = no_norms, .non_finite = state.non_finite},
+                 stream);
+  CHECK(*state.non_finite.as<std::int32_t>() == 1);
+}
+
+static void check_left_alone(Stream& stream);
+TEST_CASE("optimizer_step leaves everything as it is where something was not finite", "[device]") {
+  every_stream(check_left_alone);
+}
+static void check_left_alone(Stream& stream) {
+  std::int64_t n = 0;
+  const auto segments = table(n, 3);
+  const auto count = static_cast<std::int64_t>(segments.size());
+  for (const OptimizerKind kind : {OptimizerKind::adamw, OptimizerKind::sgd, OptimizerKind::lars}) {
+    State got(DType::float32, n, count, 1);
+    const State before(DType::float32, n, count, 1);
+    got.gradient.set(segments[7].offset, std::numeric_limits<double>::quiet_NaN());
+    gradient_norms(got.norms_arguments(segments, 0.3, kind == OptimizerKind::lars), stream);
+    REQUIRE(*got.non_finite.as<std::int32_t>() == 1);
+    optimizer_step(got.step_arguments(segments, kind, 0.3), stream);
+    check_close(got.student, before.student, 0.0, "student");
+    check_close(got.first_moment, before.first_moment, 0.0, "first moment");
+    check_close(got.second_moment, before.second_moment, 0.0, "second moment");
+    check_close(got.student_working, before.student_working, 0.0, "student's working copy");
+    check_close(got.teacher, before.teacher, 0.0, "teacher");
+    check_close(got.teacher_working, before.teacher_working, 0.0, "teacher's working copy");
+  }
 }
 
 TEST_CASE("gradient_norms and optimizer_step do not depend on the number of threads") {
@@ -313,7 +352,7 @@ TEST_CASE("golden: norms of the first step's gradients") {
     }
     const ConstArray expected = file["step0.grad_norms"];
     REQUIRE(static_cast<std::int64_t>(segments.size()) == expected.size());
-    const HostArray norms(DType::float32, expected.shape()), flag(DType::int32, {1});
+    const HostArray norms(DType::float32, expected.shape()), flag = from_integers({0});
     const auto stream = make_cpu_stream();
     gradient_norms({.segments = segments,
                     .gradient = ConstArray(flat.data(), Shape{static_cast<std::int64_t>(flat.size())}),

@@ -28,6 +28,7 @@ namespace {
 namespace context = boost::context::detail;
 
 constexpr std::size_t kStackBytes = 128 << 10;
+constexpr std::size_t kFirstFrameBytes = 1024;  // more than Block::enter has
 constexpr unsigned kWarp = 32;
 
 enum class State : std::uint8_t { ready, at_barrier, in_warp, finished };
@@ -45,6 +46,12 @@ class Stacks {
       stacks_.push_back(static_cast<std::byte*>(memory) + kGuardBytes);
     }
     return stacks_[i];
+  }
+  /// After fibres were given up in the middle: they leave their frames' guards behind.
+  void clean() {
+#ifdef DINO_SIMT_ASAN
+    for (std::byte* stack : stacks_) __asan_unpoison_memory_region(stack, kStackBytes);
+#endif
   }
 
  private:
@@ -140,8 +147,8 @@ Block::Block(const dim3& grid, const dim3& size, uint3 index, std::size_t shared
                    .shared_bytes = shared_bytes};
     thread.stack = stacks.bottom(i);
 #ifdef DINO_SIMT_ASAN
-    // A fibre that was given up in the middle leaves its frames' guards behind.
-    __asan_unpoison_memory_region(thread.stack, kStackBytes);
+    // The first function is never returned from, and leaves its frame's guards behind.
+    __asan_unpoison_memory_region(thread.stack + kStackBytes - kFirstFrameBytes, kFirstFrameBytes);
 #endif
     thread.place = context::make_fcontext(thread.stack + kStackBytes, kStackBytes, &Block::enter);
   }
@@ -313,7 +320,12 @@ void run_grid(const dim3& grid, const dim3& block, std::size_t shared_bytes, con
       for (unsigned x = 0; x < grid.x; ++x) {
         Block current(grid, block, {x, y, z}, shared_bytes, kernel, stacks, current_schedule, ++seed);
         const CurrentBlock guard(current);
-        current.run();
+        try {
+          current.run();
+        } catch (...) {
+          stacks.clean();
+          throw;
+        }
       }
     }
   }
