@@ -24,6 +24,29 @@ float half_to_float(std::uint16_t bits) {
   return std::bit_cast<float>(sign | (wide << 23) | (fraction << 13));
 }
 
+/// Rounds to nearest, ties to even.
+std::uint16_t float_to_half(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);   // NaN
+  if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // 65520 and above: infinite
+  if (magnitude < 0x38800000u) {  // below 2^-14: the sum with 0.5 leaves the result in the lowest bits, rounded
+    const float sum = std::bit_cast<float>(magnitude) + 0.5F;
+    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(sum) - std::bit_cast<std::uint32_t>(0.5F)));
+  }
+  const std::uint32_t rebased = magnitude - ((127u - 15u) << 23);
+  return static_cast<std::uint16_t>(sign | ((rebased + 0xfffu + ((rebased >> 13) & 1u)) >> 13));
+}
+
+template <typename T, typename Convert>
+void convert_back(const float* from, std::size_t n, std::byte* to, Convert&& convert) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const T value = convert(from[i]);
+    std::memcpy(to + i * sizeof(T), &value, sizeof(T));
+  }
+}
+
 template <typename T, typename Convert>
 void convert_all(const std::byte* from, std::size_t n, float* to, Convert&& convert) {
   for (std::size_t i = 0; i < n; ++i) {
@@ -51,6 +74,17 @@ class SafetensorsSource final : public TensorSource {
   SafetensorsFile file_;
 };
 
+/// The file of weights in a folder that Hugging Face's save_pretrained wrote.
+std::filesystem::path weights_in_folder(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  for (const char* name :
+       {"model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"}) {
+    if (std::filesystem::is_regular_file(folder / name, ignored)) return folder / name;
+  }
+  fail("weights", "{} is a folder without model.safetensors; expected a file of weights, such as its last.safetensors",
+       folder.string());
+}
+
 }  // namespace
 
 void convert_to_float(const std::byte* from, DType dtype, std::size_t n, float* to) {
@@ -66,14 +100,22 @@ void convert_to_float(const std::byte* from, DType dtype, std::size_t n, float* 
   }
 }
 
+void convert_from_float(const float* from, std::size_t n, DType dtype, std::byte* to) {
+  switch (dtype) {
+    case DType::float32: std::memcpy(to, from, n * sizeof(float)); return;
+    case DType::bfloat16: return convert_back<BFloat16>(from, n, to, [](float value) { return BFloat16(value); });
+    case DType::float16: return convert_back<std::uint16_t>(from, n, to, float_to_half);
+    default: fail("weights", "weights cannot be written as {}; expected float32, bfloat16 or float16", name_of(dtype));
+  }
+}
+
 std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& path) {
   return std::make_unique<SafetensorsSource>(path);
 }
 
 std::unique_ptr<TensorSource> open_tensors(const std::filesystem::path& path) {
   std::error_code ignored;
-  require(!std::filesystem::is_directory(path, ignored), "weights",
-          "{} is a folder; expected a file of weights, such as its last.safetensors", path.string());
+  if (std::filesystem::is_directory(path, ignored)) return open_tensors(weights_in_folder(path));
   std::ifstream stream(path, std::ios::binary);
   require(stream.good(), "weights", "cannot read {}: {}", path.string(), std::strerror(errno));
   char start[9] = {};
@@ -81,6 +123,8 @@ std::unique_ptr<TensorSource> open_tensors(const std::filesystem::path& path) {
   require(stream.gcount() == sizeof start, "weights", "{} is too short to hold weights", path.string());
   if (std::memcmp(start, "PK\3\4", 4) == 0) return open_torch_zip(path);
   // The length of a safetensors header may begin with any byte, so its JSON is looked for first.
+  if (start[8] == '{' && start[0] != '{') return open_safetensors(path);
+  if (path.filename().string().ends_with(".json")) return open_sharded(path);
   if (start[8] == '{') return open_safetensors(path);
   require(start[0] == '\x80', "weights", "{} is no weights file; expected .safetensors, or what torch.save writes",
           path.string());

@@ -21,7 +21,8 @@ struct CloseZip {
 
 class TorchZipSource final : public TorchSource {
  public:
-  explicit TorchZipSource(const std::filesystem::path& path) : TorchSource(path) {
+  explicit TorchZipSource(const std::filesystem::path& path)
+      : TorchSource(path), file_bytes_(std::filesystem::file_size(path)) {
     int code = 0;
     zip_.reset(zip_open(path.c_str(), ZIP_RDONLY, &code));
     if (!zip_) {
@@ -49,15 +50,20 @@ class TorchZipSource final : public TorchSource {
     }
     const std::vector<std::byte> bytes = read_entry("data.pkl", kMaxPickleBytes);
     interpret(Pickle(bytes, fmt::format("{}: {}", kWhere, path.string())));
+    // Before anybody takes memory for what the pickle claims.
+    for (const auto& [key, info] : storages_) {
+      const std::uint64_t size = info.bytes() == 0 ? 0 : entry_size(storage_name(key));
+      require(size == info.bytes(), kWhere, "{}: the entry {} has {} bytes, expected {}", path.string(),
+              storage_name(key), size, info.bytes());
+    }
   }
 
  private:
-  void read_storage(const std::string& key, const StorageInfo& info, std::span<std::byte> bytes) override {
-    const std::string name = "data/" + key;
-    require(entry_size(name) == info.bytes(), kWhere, "{}: the entry {} has {} bytes, expected {}", path_.string(),
-            name, entry_size(name), info.bytes());
-    read_entry(name, bytes);
+  void read_storage(const std::string& key, const StorageInfo&, std::span<std::byte> bytes) override {
+    read_entry(storage_name(key), bytes);
   }
+
+  static std::string storage_name(const std::string& key) { return "data/" + key; }
 
   std::uint64_t entry_size(const std::string& name) const {
     zip_stat_t stat;
@@ -65,6 +71,11 @@ class TorchZipSource final : public TorchSource {
     const bool known =
         zip_stat(zip_.get(), (folder_ + name).c_str(), 0, &stat) == 0 && (stat.valid & ZIP_STAT_SIZE) != 0;
     require(known, kWhere, "{} has no entry {}", path_.string(), name);
+    // Then nothing can grow beyond the size of the file while it is read.
+    require((stat.valid & ZIP_STAT_COMP_METHOD) != 0 && stat.comp_method == ZIP_CM_STORE, kWhere,
+            "{}: the entry {} is compressed, which torch.save never does; try saving it again", path_.string(), name);
+    require(stat.size <= file_bytes_, kWhere, "{}: the entry {} claims {} bytes, the file has {}", path_.string(), name,
+            stat.size, file_bytes_);
     return stat.size;
   }
 
@@ -94,6 +105,7 @@ class TorchZipSource final : public TorchSource {
             zip_file_strerror(file.get()));
   }
 
+  std::uint64_t file_bytes_;
   std::unique_ptr<zip_t, CloseZip> zip_;
   std::string folder_;  // in the zip, with its slash
 };

@@ -1,5 +1,7 @@
 #include "models/weight_names.h"
 
+#include "kernels/common/error.h"
+
 #include <algorithm>
 #include <cctype>
 #include <string>
@@ -52,6 +54,7 @@ WeightName canonical_weight_name(std::string_view name) {
        {"fc.", "fc_norm.", "classifier.", "pooler.", "vit.pooler.", "optimizer.", "dino_loss.", "fp16_scaler."}) {
     if (name.starts_with(other)) return {};
   }
+  if (name == "head.weight" || name == "head.bias") return {};  // timm's classifier
   if (name.starts_with("head.")) return {std::string(name)};
   remove_prefix(name, "backbone.");
 
@@ -70,6 +73,28 @@ WeightName canonical_weight_name(std::string_view name) {
     }
   }
   return {"backbone." + std::string(name)};
+}
+
+std::vector<std::string> hugging_face_names(std::string_view name) {
+  const auto names = [&](const auto& table, std::string_view inner, const std::string& prefix) {
+    std::vector<std::string> found;
+    for (const Renaming& renaming : table) {
+      if (!inner.starts_with(renaming.to)) continue;
+      found.push_back(prefix + std::string(renaming.from) + std::string(inner.substr(renaming.to.size())));
+    }
+    return found;
+  };
+  remove_prefix(name, "backbone.");
+  std::vector<std::string> found;
+  std::string_view inner = name;
+  if (remove_prefix(inner, "blocks.")) {
+    const std::size_t dot = std::min(inner.find('.'), inner.size() - 1);
+    found = names(kHuggingFaceLayer, inner.substr(dot + 1), "encoder.layer." + std::string(inner.substr(0, dot)) + ".");
+  } else {
+    found = names(kHuggingFace, name, "");
+  }
+  require(!found.empty(), "weights", "{} has no name in a Hugging Face ViTModel", name);
+  return found;
 }
 
 }  // namespace dino

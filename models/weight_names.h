@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace dino {
 
@@ -15,5 +16,9 @@ struct WeightName {
 
 /// Accepts official, timm and Hugging Face names, behind any of the prefixes that trainers leave.
 WeightName canonical_weight_name(std::string_view name);
+
+/// The other way: what a `backbone.…` tensor is called in Hugging Face's ViTModel. Three names, of its thirds along the
+/// first dimension, for `attn.qkv`, else one. Throws Error for a name that has no counterpart.
+std::vector<std::string> hugging_face_names(std::string_view name);
 
 }  // namespace dino

@@ -1,5 +1,6 @@
 #include "models/weights_file.h"
 
+#include "models/hugging_face.h"
 #include "models/weight_names.h"
 
 #include <algorithm>
@@ -12,12 +13,15 @@ namespace {
 constexpr const char* kWhere = "weights";
 constexpr std::int64_t kUsualHeadWidth = 64;
 
+// Of each kind of misfit: how many the message names, and how many the list behind it.
+constexpr std::size_t kNamed = 3;
+constexpr std::size_t kListed = 40;
+
 /// `a, b, c and 4 more`
-std::string listed(const std::vector<std::string>& names) {
-  constexpr std::size_t kShown = 6;
+std::string named(const std::vector<std::string>& names) {
   std::string text;
-  for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i) text += (i > 0 ? ", " : "") + names[i];
-  if (names.size() > kShown) text += fmt::format(" and {} more", names.size() - kShown);
+  for (std::size_t i = 0; i < std::min(names.size(), kNamed); ++i) text += (i > 0 ? ", " : "") + names[i];
+  if (names.size() > kNamed) text += fmt::format(" and {} more", names.size() - kNamed);
   return text;
 }
 
@@ -41,6 +45,7 @@ Shape stacked(const Shape& shape, std::size_t parts) {
 WeightsFile read_weights(const std::filesystem::path& path, const WeightsOptions& options) {
   WeightsFile file;
   file.path_ = path;
+  file.allow_unexpected_ = options.allow_unexpected;
   file.source_ = open_tensors(path);
   file.collect(options);
   file.derive_config(options);
@@ -61,11 +66,17 @@ void WeightsFile::collect(const WeightsOptions& options) {
   for (std::size_t i = 0; i < stored.size(); ++i) {
     std::string_view name = stored[i].name;
     if (has_networks) {
-      if (!name.starts_with(wanted)) continue;
+      if (!name.starts_with(wanted)) {
+        left_out_.push_back(stored[i].name);
+        continue;
+      }
       name.remove_prefix(wanted.size());
     }
     const WeightName known = canonical_weight_name(name);
-    if (known.name.empty()) continue;
+    if (known.name.empty()) {
+      left_out_.push_back(stored[i].name);
+      continue;
+    }
     Entry& entry = tensors_[known.name];
     require(known.part_count == 1 || stored[i].shape.rank() >= 1, kWhere, "{}: {} is a scalar", path_.string(),
             stored[i].name);
@@ -120,15 +131,28 @@ void WeightsFile::derive_config(const WeightsOptions& options) {
     heads = parse_int(given->second);
     require(heads.has_value(), kWhere, "{}: the metadata num_heads is not a number: {}", path_.string(), given->second);
   }
+  std::optional<HuggingFaceConfig> beside;
+  std::error_code none;
+  const std::filesystem::path beside_path =
+      (std::filesystem::is_directory(path_, none) ? path_ : path_.parent_path()) / "config.json";
+  const bool hugging_face =
+      std::any_of(source_->tensors().begin(), source_->tensors().end(),
+                  [](const StoredTensor& t) { return t.name.ends_with("embeddings.position_embeddings"); });
+  if (hugging_face && std::filesystem::exists(beside_path, none)) {
+    beside = HuggingFaceConfig::read(beside_path);
+    if (options.heads) beside->num_attention_heads = {};
+    if (!heads) heads = beside->num_attention_heads;
+  }
   if (!heads) {
     require(config_.embed_dim % kUsualHeadWidth == 0, kWhere,
             "{} does not say how many attention heads it has, and its width {} is no multiple of {}; try metadata "
-            "num_heads",
+            "num_heads, or --heads",
             path_.string(), config_.embed_dim, kUsualHeadWidth);
     heads = config_.embed_dim / static_cast<int>(kUsualHeadWidth);
   }
   config_.heads = *heads;
   config_.check();
+  if (beside) beside->require_agrees(config_, beside_path);
 }
 
 std::vector<std::string> WeightsFile::names() const {
@@ -141,6 +165,12 @@ Shape WeightsFile::shape(const std::string& name) const {
   const auto at = tensors_.find(name);
   require(at != tensors_.end(), kWhere, "{} has no tensor {}", path_.string(), name);
   return at->second.shape;
+}
+
+DType WeightsFile::stored_dtype(const std::string& name) const {
+  const auto at = tensors_.find(name);
+  require(at != tensors_.end(), kWhere, "{} has no tensor {}", path_.string(), name);
+  return source_->tensors()[at->second.parts[0]].dtype;
 }
 
 std::vector<float> WeightsFile::read(const std::string& name) const {
@@ -161,7 +191,7 @@ void WeightsFile::require_fit(const ParameterLayout& layout, std::string_view pr
     parts.emplace_back(part_of(info.name));
     const auto at = tensors_.find(info.name);
     if (at == tensors_.end()) {
-      missing.push_back(info.name);
+      missing.push_back(fmt::format("{} {}", info.name, info.shape.to_string()));
     } else if (at->second.shape != info.shape) {
       misshaped.push_back(
           fmt::format("{} (got {}, expected {})", info.name, at->second.shape.to_string(), info.shape.to_string()));
@@ -174,14 +204,26 @@ void WeightsFile::require_fit(const ParameterLayout& layout, std::string_view pr
     // What batch norm has counted is never used again (see DinoHead).
     const bool statistics =
         name.ends_with(".running_mean") || name.ends_with(".running_var") || name.ends_with(".num_batches_tracked");
-    if (concerned && !statistics && !layout.find(name)) unexpected.push_back(name);
+    if (concerned && !statistics && !allow_unexpected_ && !layout.find(name)) {
+      unexpected.push_back(fmt::format("{} {}", name, entry.shape.to_string()));
+    }
   }
-  if (missing.empty() && misshaped.empty() && unexpected.empty()) return;
   std::string text;
-  if (!missing.empty()) text += "; missing: " + listed(missing);
-  if (!misshaped.empty()) text += "; of another shape: " + listed(misshaped);
-  if (!unexpected.empty()) text += "; unexpected: " + listed(unexpected);
-  fail(kWhere, "{} does not fit the network{}", path_.string(), text);
+  std::vector<std::string> lines;
+  const auto report = [&](const char* kind, const std::vector<std::string>& tensors) {
+    if (tensors.empty()) return;
+    text += fmt::format("; {}: {}", kind, named(tensors));
+    for (std::size_t i = 0; i < std::min(tensors.size(), kListed); ++i)
+      lines.push_back(fmt::format("{:<18}{}", kind, tensors[i]));
+    if (tensors.size() > kListed) lines.push_back(fmt::format("{:<18}… and {} more", kind, tensors.size() - kListed));
+  };
+  report("missing", missing);
+  report("of another shape", misshaped);
+  report("unexpected", unexpected);
+  if (text.empty()) return;
+  if (missing.empty() && misshaped.empty()) text += "; try --allow-unexpected to ignore them";
+  if (std::max({missing.size(), misshaped.size(), unexpected.size()}) <= kNamed) lines.clear();
+  throw WeightsMismatch(fmt::format("{} does not fit the network{}", path_.string(), text), std::move(lines));
 }
 
 void WeightsFile::load(ParameterStore& store, std::string_view prefix) const {

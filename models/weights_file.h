@@ -18,7 +18,21 @@ enum class Network { teacher, student };
 
 struct WeightsOptions {
   Network network = Network::teacher;  // of a file that holds both
-  std::optional<int> heads = {};       // attention heads; else from the metadata `num_heads`, else 64 columns a head
+  // Attention heads; else what the metadata `num_heads` or a config.json says, else 64 columns a head.
+  std::optional<int> heads = {};
+  bool allow_unexpected = false;  // ignore tensors that the network has no place for
+};
+
+/// Weights and a network that do not belong together.
+class WeightsMismatch : public Error {
+ public:
+  WeightsMismatch(std::string_view what, std::vector<std::string> tensors)
+      : Error("weights", what), tensors_(std::move(tensors)) {}
+  /// One line for each tensor that does not fit, up to a limit and then their number; empty where what() names all.
+  const std::vector<std::string>& tensors() const { return tensors_; }
+
+ private:
+  std::vector<std::string> tensors_;
 };
 
 /// A file of trained weights, its names brought into the form of a ParameterLayout: `backbone.*` and `head.*`.
@@ -26,8 +40,10 @@ struct WeightsOptions {
 /// - the official backbone and timm's `vit_*.dino` (bare names), .safetensors or .pth;
 /// - a full checkpoint of the official trainer or of this one: `teacher.…` and `student.…`, with `module.` in between;
 /// - any of these behind `state_dict.` or `model.`;
-/// - Hugging Face ViTModel names, with or without `vit.`: query, key and value are joined.
-/// Tensors are read from the file one at a time.
+/// - Hugging Face ViTModel names, with or without `vit.`: query, key and value are joined. The file may be a folder or
+///   the index of several files (see open_tensors), and a config.json beside it is believed about the heads.
+/// Every tensor is accounted for: it is the network's, or in left_out(), or load() refuses it. Tensors are read from
+/// the file one at a time.
 class WeightsFile {
  public:
   /// The backbone, read off the shapes.
@@ -40,12 +56,21 @@ class WeightsFile {
   /// Throws Error when there is no such tensor.
   Shape shape(const std::string& name) const;
   std::vector<float> read(const std::string& name) const;
+  /// The element type of a tensor in the file (of its first part).
+  DType stored_dtype(const std::string& name) const;
   const std::map<std::string, std::string>& metadata() const { return source_->metadata(); }
+  const std::filesystem::path& path() const { return path_; }
+  /// Tensors of the file that no network of ours has, under their names there: of the other network of a checkpoint, of
+  /// an optimiser, of heads for other tasks.
+  const std::vector<std::string>& left_out() const { return left_out_; }
 
   /// Fills the parameters whose names start with `prefix` - the student's, and the teacher's where the store has one -
-  /// and refreshes the working copies. Throws Error, listing the tensors, when any are missing or have another shape,
-  /// or when the file has tensors in the same part (backbone or head) that the network has no place for.
+  /// and refreshes the working copies. Throws WeightsMismatch as require_fit() does.
   void load(ParameterStore& store, std::string_view prefix = "") const;
+  /// Throws WeightsMismatch, listing the tensors, when any parameters whose names start with `prefix` are missing or
+  /// have another shape, or (unless that is allowed) when the file has tensors in the same part (backbone or head) that
+  /// the network has no place for.
+  void require_fit(const ParameterLayout& layout, std::string_view prefix = "") const;
 
  private:
   friend WeightsFile read_weights(const std::filesystem::path& path, const WeightsOptions& options);
@@ -57,12 +82,13 @@ class WeightsFile {
 
   void collect(const WeightsOptions& options);
   void derive_config(const WeightsOptions& options);
-  void require_fit(const ParameterLayout& layout, std::string_view prefix) const;
 
   std::filesystem::path path_;
   std::unique_ptr<TensorSource> source_;
   std::map<std::string, Entry> tensors_;
+  std::vector<std::string> left_out_;
   VitConfig config_;
+  bool allow_unexpected_ = false;
 };
 
 WeightsFile read_weights(const std::filesystem::path& path, const WeightsOptions& options = {});

@@ -7,6 +7,8 @@
 #include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
 
+#include <zip.h>
+
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -288,6 +290,44 @@ TEST_CASE("torch tensors that reach beyond their storage are refused") {
   CHECK(
       contains(message(tensor("FloatStorage", "0", 8, 0, {1}, {1}), {"1", 8, storage.bytes}), "belongs to no tensor"));
   CHECK(contains(message(tensor("QInt8Storage", "0", 8, 0, {1}, {1}), storage), "unknown type"));
+}
+
+TEST_CASE("torch zips whose entries are compressed, or larger than the file, are refused before memory is taken") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "bomb.pth";
+  const std::string zeros(std::size_t{64} << 20, '\0');
+  const auto zip = [&](const std::string& pickle, const std::string& storage, zip_int32_t method) {
+    int code = 0;
+    zip_t* file = zip_open(path.c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code);
+    REQUIRE(file != nullptr);
+    for (const auto& [name, bytes] : {std::pair{"archive/data.pkl", &pickle}, {"archive/data/0", &storage}}) {
+      const zip_int64_t index =
+          zip_file_add(file, name, zip_source_buffer(file, bytes->data(), bytes->size(), 0), ZIP_FL_ENC_UTF_8);
+      REQUIRE(index >= 0);
+      const bool compress = std::string_view(name).ends_with("/0") || bytes->size() > (1 << 20);
+      zip_set_file_compression(file, static_cast<zip_uint64_t>(index), compress ? method : ZIP_CM_STORE, 0);
+    }
+    REQUIRE(zip_close(file) == 0);
+  };
+  const auto message = [&] {
+    return error_of([&] {
+      const auto source = open_tensors(path);
+      read_named(*source, "x");
+    });
+  };
+  const std::int64_t elements = std::int64_t{16} << 20;
+  const std::string pickle = pickled(dict(text("x") + tensor("FloatStorage", "0", elements, 0, {elements}, {1})));
+  zip(pickle, zeros, ZIP_CM_DEFLATE);
+  CHECK(std::filesystem::file_size(path) < 1 << 20);
+  CHECK(contains(message(), "compressed"));
+  zip(zeros, zeros, ZIP_CM_DEFLATE);
+  CHECK(contains(message(), "compressed"));
+  // The pickle may claim what it likes.
+  const std::int64_t huge = std::int64_t{1} << 39;
+  zip(pickled(dict(text("x") + tensor("FloatStorage", "0", huge, 0, {huge}, {1}))), "12345678", ZIP_CM_STORE);
+  CHECK(contains(message(), "has 8 bytes, expected 2199023255552"));
+  zip(pickled(dict(text("x") + tensor("FloatStorage", "0", 2, 0, {2}, {1}))), "12345678", ZIP_CM_STORE);
+  CHECK(message().empty());
 }
 
 TEST_CASE("golden torch files that are damaged are refused") {
