@@ -15,5 +15,6 @@ void add_eval_command(CLI::App& app, Run& run);
 void add_attention_command(CLI::App& app, Run& run);
 void add_data_command(CLI::App& app, Run& run);
 void add_bench_command(CLI::App& app, Run& run);
+void add_convert_command(CLI::App& app, Run& run);
 
 }  // namespace dino

@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 #include "kernels/common/error.h"
+#include "models/weights_file.h"
 #include "train/config.h"
 
 #include <algorithm>
@@ -52,6 +53,7 @@ int run_program(int argc, char** argv) {
       "  dino_cuda train configs/cifar10.toml --resume          go on where the last run stopped\n"
       "  dino_cuda eval knn --weights W --train DIR --test DIR  measure what it has learned\n"
       "  dino_cuda attention photo.jpg                          look at what it looks at\n"
+      "  dino_cuda convert IN OUT --to FORM                     exchange weights with other programs\n"
       "  dino_cuda COMMAND --help                               options and examples of a command\n");
   app.name("dino_cuda");
   app.set_version_flag("--version", "dino_cuda " DINO_VERSION);
@@ -66,6 +68,7 @@ int run_program(int argc, char** argv) {
   dino::add_attention_command(app, run);
   dino::add_data_command(app, run);
   dino::add_bench_command(app, run);
+  dino::add_convert_command(app, run);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const bool takes_keys = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "bench");
@@ -93,6 +96,10 @@ int main(int argc, char** argv) {
     return run_program(argc, argv);
   } catch (const std::bad_alloc&) {
     std::fputs("dino_cuda: there is not enough memory; try a smaller batch, or smaller images\n", stderr);
+    return kFailure;
+  } catch (const dino::WeightsMismatch& error) {
+    std::fprintf(stderr, "dino_cuda: %s\n", one_line(error.what()).c_str());
+    for (const std::string& tensor : error.tensors()) std::fprintf(stderr, "  %s\n", one_line(tensor).c_str());
     return kFailure;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "dino_cuda: %s\n", one_line(error.what()).c_str());

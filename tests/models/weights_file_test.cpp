@@ -1,10 +1,16 @@
 #include "models/weights_file.h"
 
+#include "engine/files.h"
 #include "models/safetensors.h"
+#include "models/torch_writer.h"
+#include "models/vit.h"
+#include "models/weights_export.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
+
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <functional>
@@ -197,6 +203,135 @@ TEST_CASE("golden weights fill a store, and what does not fit is listed") {
   message = error_of([&] { file.load(small); });
   CHECK(contains(message, "unexpected: backbone.blocks.0.attn.proj.bias"));
   CHECK(contains(message, "more"));
+  CHECK(contains(message, "try --allow-unexpected"));
+  try {
+    file.load(small);
+    FAIL("nothing was thrown");
+  } catch (const WeightsMismatch& error) {
+    // All but the one that fits.
+    REQUIRE(error.tensors().size() == std::min<std::size_t>(golden.names().size() - 1, 41));
+    for (const std::string& line : error.tensors()) CHECK(contains(line, "unexpected"));
+  }
+  const WeightsFile lenient = read_weights(golden_dir() / "backbone.safetensors", {.allow_unexpected = true});
+  lenient.load(small);
+  check_close(small.window(small.student, *few.find("backbone.norm.bias")).const_array(), golden["norm.bias"], 0.0,
+              "norm.bias");
+  // What is missing is never allowed.
+  CHECK(contains(error_of([&] {
+                   read_weights(golden_dir() / "backbone.safetensors", {.allow_unexpected = true}).require_fit(other);
+                 }),
+                 "missing"));
+}
+
+TEST_CASE("golden weights account for every tensor, also those of other heads and networks") {
+  const SafetensorsFile golden = SafetensorsFile::read(golden_dir() / "backbone.safetensors");
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "weights.safetensors";
+  const std::vector<float> values(4);
+  std::vector<NamedArray> arrays = renamed(golden, [](const std::string& name) { return name; });
+  const std::vector<std::string> others = {"head.weight", "head.bias", "fc.weight", "classifier.bias",
+                                           "pooler.dense.weight"};
+  for (const std::string& name : others) arrays.push_back({name, ConstArray(values.data(), {4})});
+  write_safetensors(path, arrays);
+  const WeightsFile file = read_weights(path, {.heads = 1});
+  CHECK(file.left_out() == others);
+  CHECK(file.names().size() == golden.names().size());
+  CHECK_FALSE(file.has_head());
+
+  // The parts of other transformers change what is computed, and are not passed over.
+  const auto context = make_cpu_context();
+  for (const std::string name : {"blocks.0.ls1.gamma", "dist_token", "blocks.0.attn.q_norm.weight"}) {
+    arrays.resize(golden.names().size());
+    arrays.push_back({name, ConstArray(values.data(), {4})});
+    write_safetensors(path, arrays);
+    const WeightsFile changed = read_weights(path, {.heads = 1});
+    ParameterLayout layout;
+    const Vit vit(layout, changed.config());
+    CHECK(contains(error_of([&] { changed.require_fit(layout); }), "unexpected: backbone." + name));
+  }
+}
+
+TEST_CASE("golden weights read from folders, from shards, and with the heads of a config.json") {
+  const SafetensorsFile golden = SafetensorsFile::read(golden_dir() / "backbone.safetensors");
+  const WeightsFile whole = read_weights(golden_dir() / "backbone.safetensors");
+  const TemporaryFolder folder;
+  const auto at = [&](const std::string& name) { return folder.path() / name; };
+  write_weights(whole, at("hf"), WeightsForm::hugging_face, DType::float32);
+  const auto check = [&](const std::filesystem::path& path) {
+    INFO(path.string());
+    const WeightsFile file = read_weights(path);
+    CHECK(file.config() == whole.config());
+    for (const std::string& name : golden.names()) check_same(file, "backbone." + name, golden[name], 0.0);
+  };
+  check(at("hf"));
+  check(at("hf/model.safetensors"));
+
+  // Two shards, one of each kind.
+  const SafetensorsFile stored = SafetensorsFile::read(at("hf/model.safetensors"));
+  std::vector<NamedArray> shards[2];
+  nlohmann::json map;
+  for (std::size_t i = 0; i < stored.names().size(); ++i) {
+    const std::string& name = stored.names()[i];
+    shards[i % 2].push_back({name, stored[name]});
+    map[name] = i % 2 == 0 ? "a.safetensors" : "b.bin";
+  }
+  std::filesystem::create_directories(at("sharded"));
+  write_safetensors(at("sharded/a.safetensors"), shards[0]);
+  write_torch(at("sharded/b.bin"), shards[1]);
+  const std::string config = read_text_file(at("hf/config.json"));
+  folder.write("sharded/config.json", config);
+  const auto index = [&](const nlohmann::json& weight_map) {
+    return folder.write("sharded/model.safetensors.index.json", nlohmann::json{{"weight_map", weight_map}}.dump());
+  };
+  check(index(map));
+  check(at("sharded"));
+
+  const auto refused = [&](const nlohmann::json& weight_map, const std::string& part) {
+    CHECK(contains(error_of([&] { read_weights(index(weight_map)); }), part));
+  };
+  const std::string first = stored.names()[0];
+  const std::string second = stored.names()[1];
+  for (const char* elsewhere : {"../hf/model.safetensors", "/etc/passwd", "..", "", "model.safetensors.index.json"}) {
+    nlohmann::json changed = map;
+    changed[first] = elsewhere;
+    refused(changed, "not the name of a file beside it");
+  }
+  nlohmann::json changed = map;
+  changed[first] = "c.safetensors";
+  refused(changed, "names c.safetensors, which is not there");
+  changed[first] = "b.bin";
+  refused(changed, first);
+  changed = map;
+  changed["another"] = "b.bin";
+  refused(changed, "lacks another");
+  changed = map;
+  changed.erase(second);
+  refused(changed, "does not expect there");
+  refused(nlohmann::json::object(), "no weight_map");
+  folder.write("sharded/model.safetensors.index.json", "{\"weight_map\": ");
+  CHECK(contains(error_of([&] { read_weights(at("sharded")); }), "no weight_map"));
+
+  const auto with_config = [&](const std::string& key, const nlohmann::json& value) {
+    nlohmann::json json = nlohmann::json::parse(config);
+    json[key] = value;
+    folder.write("hf/config.json", json.dump());
+    return error_of([&] { read_weights(at("hf")); });
+  };
+  CHECK(with_config("num_hidden_layers", whole.config().depth).empty());
+  CHECK(with_config("layer_norm_eps", 1e-12).empty());
+  CHECK(contains(with_config("layer_norm_eps", 1e-3), "layer_norm_eps"));
+  CHECK(contains(with_config("model_type", "dinov2"), "model_type is \"dinov2\", expected \"vit\""));
+  CHECK(contains(with_config("hidden_act", "relu"), "hidden_act"));
+  CHECK(contains(with_config("hidden_size", 4096), "hidden_size is 4096, they have"));
+  CHECK(contains(with_config("num_attention_heads", -1), "num_attention_heads is not a size; got -1"));
+  CHECK(contains(with_config("num_attention_heads", 7), "do not divide"));
+  folder.write("hf/config.json", "[1]");
+  CHECK(contains(error_of([&] { read_weights(at("hf")); }), "no JSON object"));
+  std::filesystem::remove(at("hf/config.json"));
+  // Nothing says how many heads there are: 64 columns each. The option wins over all.
+  const int width = whole.config().embed_dim;
+  if (width % 64 == 0) CHECK(read_weights(at("hf")).config().heads == width / 64);
+  CHECK(read_weights(at("hf"), {.heads = 1}).config().heads == 1);
 }
 
 TEST_CASE("files that hold no vision transformer are refused") {
