@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -37,7 +38,11 @@ std::string summary_of(const std::vector<std::string>& names) {
   std::map<std::string, int> count;
   for (const std::string& name : names) {
     const std::size_t dot = name.find('.');
-    ++count[dot == std::string::npos ? name : name.substr(0, dot) + ".*"];
+    std::string part = dot == std::string::npos ? name : name.substr(0, dot) + ".*";
+    // Names come from elsewhere and must not steer the terminal.
+    std::replace_if(
+        part.begin(), part.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
+    ++count[part];
   }
   std::string text;
   for (const auto& [part, tensors] : count) {

@@ -40,8 +40,10 @@ void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>&
 
 std::string one_line(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
+  // Names in files that come from elsewhere must not steer the terminal.
   for (char& c : text) {
     if (c == '\n') c = ' ';
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
   }
   return text;
 }

@@ -221,7 +221,7 @@ void WeightsFile::require_fit(const ParameterLayout& layout, std::string_view pr
   report("of another shape", misshaped);
   report("unexpected", unexpected);
   if (text.empty()) return;
-  if (missing.empty() && misshaped.empty()) text += "; try --allow-unexpected to ignore them";
+  if (missing.empty() && misshaped.empty()) text += "; try dino_cuda convert with --allow-unexpected";
   if (std::max({missing.size(), misshaped.size(), unexpected.size()}) <= kNamed) lines.clear();
   throw WeightsMismatch(fmt::format("{} does not fit the network{}", path_.string(), text), std::move(lines));
 }
