@@ -143,10 +143,11 @@ void WeightsFile::derive_config(const WeightsOptions& options) {
     if (options.heads) beside->num_attention_heads = {};
     if (!heads) heads = beside->num_attention_heads;
   }
+  if (!heads) heads = options.default_heads;
   if (!heads) {
     require(config_.embed_dim % kUsualHeadWidth == 0, kWhere,
             "{} does not say how many attention heads it has, and its width {} is no multiple of {}; try metadata "
-            "num_heads, or --heads",
+            "num_heads, or dino_cuda convert with --heads",
             path_.string(), config_.embed_dim, kUsualHeadWidth);
     heads = config_.embed_dim / static_cast<int>(kUsualHeadWidth);
   }

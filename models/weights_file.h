@@ -18,8 +18,9 @@ enum class Network { teacher, student };
 
 struct WeightsOptions {
   Network network = Network::teacher;  // of a file that holds both
-  // Attention heads; else what the metadata `num_heads` or a config.json says, else 64 columns a head.
+  // Attention heads; else what the metadata `num_heads` or a config.json says, else the default, else 64 columns each.
   std::optional<int> heads = {};
+  std::optional<int> default_heads = {};
   bool allow_unexpected = false;  // ignore tensors that the network has no place for
 };
 

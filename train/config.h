@@ -25,6 +25,7 @@ struct TrainConfig {
   int head_layers = 3;
   int head_hidden_dim = 2048;
   int head_bottleneck_dim = 256;
+  std::string init;
 
   // Teacher and loss
   double momentum_teacher = 0.996;

@@ -34,6 +34,7 @@ const ConfigField kTable[] = {
   {kModel, "head_layers", &C::head_layers, between(1, 8), "linear layers of the head, up to the bottleneck"},
   {kModel, "head_hidden_dim", &C::head_hidden_dim, at_least(1), "width of the head's hidden layers"},
   {kModel, "head_bottleneck_dim", &C::head_bottleneck_dim, at_least(1), "width of the head's bottleneck"},
+  {kModel, "init", &C::init, any(), "trained weights to start from, a file or a folder of Hugging Face's; empty = random weights"},
 
   {kLoss, "momentum_teacher", &C::momentum_teacher, between(0, 1), "EMA of the teacher: first value; rises to 1 by a cosine. Higher (0.9995) for small batches"},
   {kLoss, "warmup_teacher_temp", &C::warmup_teacher_temp, above(0), "teacher temperature at the start; lower it if the loss does not fall"},

@@ -3,6 +3,7 @@
 #include "data/loader.h"
 #include "engine/files.h"
 #include "engine/progress.h"
+#include "train/initial_weights.h"
 #include "train/precision.h"
 #include "train/run_log.h"
 #include "train/schedules.h"
@@ -84,7 +85,11 @@ class Trainer {
         evaluator_(evaluator),
         dir_(config.output_dir),
         networks_(context, communicator, config, compute_type_for(config.precision, context.device())) {
-    if (start == StartMode::resume) position_ = read_checkpoint(*find_checkpoint(dir_), networks_, config_);
+    if (start == StartMode::resume) {
+      position_ = read_checkpoint(*find_checkpoint(dir_), networks_, config_);
+    } else if (!config.init.empty()) {
+      start_notes_ = load_initial_weights(networks_, config_);
+    }
     const SamplerOptions sampler{.size = images.size(),
                                  .batch = config.batch_size_per_gpu,
                                  .rank = communicator.rank(),
@@ -121,6 +126,7 @@ class Trainer {
     const StopSignal stop;
     Progress progress("step", config_.epochs * steps_per_epoch_, position_.step);
     progress.message(describe());
+    for (const std::string& note : start_notes_) progress.message(note);
     try {
       if (evaluator_ && config_.knn_every > 0 && position_.step == 0 && writes()) {
         evaluate("before training", -1, progress);
@@ -306,6 +312,7 @@ class Trainer {
   const Evaluator& evaluator_;
   fs::path dir_;
   StudentTeacher networks_;
+  std::vector<std::string> start_notes_;  // about the weights that the run starts from
   TrainingPosition position_;
   std::int64_t batches_per_epoch_ = 0;
   std::int64_t steps_per_epoch_ = 0;
