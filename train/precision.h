@@ -8,7 +8,7 @@
 namespace dino {
 
 /// The element type of GEMMs and activations for `auto`, `fp32` or `bf16`. auto is bf16 on CUDA and on CPUs that
-/// multiply bf16 in hardware (AMX or AVX-512 BF16), else fp32.
+/// multiply bf16 faster than fp32 (cpu::multiplies_bf16_faster), else fp32.
 DType compute_type_for(std::string_view precision, Device device);
 
 }  // namespace dino

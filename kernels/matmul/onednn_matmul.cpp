@@ -114,6 +114,19 @@ auto translating_errors(const OnednnProduct& product, Function&& function) {
 
 }  // namespace
 
+bool multiplies_bf16_faster() {
+  // The library also respects what the user has forbidden it (DNNL_MAX_CPU_ISA).
+  static const bool faster = [] {
+    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    const auto has = [isa](dnnl::cpu_isa wanted) {
+      const auto bits = static_cast<unsigned>(wanted);
+      return (isa & bits) == bits;
+    };
+    return has(dnnl::cpu_isa::avx512_core_amx) || (has(dnnl::cpu_isa::avx512_core_bf16) && !__builtin_cpu_is("intel"));
+  }();
+  return faster;
+}
+
 bool onednn_supports(const OnednnProduct& product) {
   return translating_errors(product, [&] { return cache()[product].supported(); });
 }

@@ -1,4 +1,6 @@
 #include "kernels/matmul/matmul.h"
+#include "kernels/matmul/onednn_matmul.h"
+#include "kernels/matmul/widened_matmul.h"
 
 #include "tests/support/catch.h"
 #include "tests/support/host_array.h"
@@ -27,8 +29,10 @@ struct Case {
   int misalign = 0;
 };
 
+using Multiply = void (*)(const Matmul&, Stream&);
+
 /// Runs one product on the stream and against the oracle in double.
-void check(const Case& c, Stream& stream) {
+void check(const Case& c, Stream& stream, Multiply multiply = matmul) {
   const auto [m, n, k] = c.size;
   CAPTURE(m, n, k, c.transpose_a, c.transpose_b, c.bias, c.gelu, c.preactivation, name_of(c.operands),
           name_of(c.result));
@@ -51,7 +55,7 @@ void check(const Case& c, Stream& stream) {
               .gelu = c.gelu};
   if (c.bias) args.bias = bias.array();
   if (c.preactivation) args.preactivation = z.array();
-  matmul(args, stream);
+  multiply(args, stream);
 
   HostArray expected = before.to(DType::float64);
   HostArray expected_z(DType::float64, {m, n});
@@ -133,6 +137,76 @@ TEST_CASE("matmul agrees with the oracle on shapes of DINO") {
           *stream);
     check({.size = {192, 384, 300}, .operands = dtype, .transpose_a = true, .mode = GradientMode::accumulate}, *stream);
     check({.size = {10, 4096, 64}, .operands = dtype, .result = dtype, .transpose_b = true}, *stream);
+  }
+}
+
+TEST_CASE("bf16 products in fp32 agree with the oracle on blocks along every dimension") {
+  const auto stream = make_cpu_stream();
+  const auto in_small_blocks = [](const Matmul& args, Stream& stream) { cpu::matmul_widened(args, stream, 1); };
+  // Each longest dimension in turn: three blocks of 64 and a rest.
+  for (const Size& size : {Size{200, 40, 20}, Size{40, 200, 20}, Size{24, 20, 200}, Size{5, 3, 2}}) {
+    for (const bool transpose_a : {false, true}) {
+      for (const bool transpose_b : {false, true}) {
+        for (const DType result : {DType::float32, DType::bfloat16}) {
+          for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
+            check({.size = size,
+                   .operands = DType::bfloat16,
+                   .result = result,
+                   .transpose_a = transpose_a,
+                   .transpose_b = transpose_b,
+                   .bias = true,
+                   .mode = mode},
+                  *stream, in_small_blocks);
+          }
+          check({.size = size,
+                 .operands = DType::bfloat16,
+                 .result = result,
+                 .transpose_a = transpose_a,
+                 .transpose_b = transpose_b,
+                 .bias = true,
+                 .gelu = true,
+                 .preactivation = transpose_b},
+                *stream, in_small_blocks);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the processor's own bf16 products agree with the oracle, whether they are the faster ones or not") {
+  const auto stream = make_cpu_stream();
+  const auto multiply = [](const Matmul& args, Stream& stream) {
+    const auto [m, n, k] = checked_size(args);
+    const cpu::OnednnProduct product{.m = m,
+                                     .n = n,
+                                     .k = k,
+                                     .transpose_a = args.transpose_a,
+                                     .transpose_b = args.transpose_b,
+                                     .operands = args.a.dtype(),
+                                     .result = args.y.dtype(),
+                                     .bias = static_cast<bool>(args.bias),
+                                     .accumulate = args.mode == GradientMode::accumulate};
+    if (!cpu::onednn_supports(product)) return cpu::matmul_widened(args, stream);
+    void* scratch = stream.scratch(cpu::onednn_scratch_bytes(product));
+    cpu::onednn_run(product, {args.a.data(), args.b.data(), args.bias.data(), args.y.data(), scratch});
+  };
+  for (const Size& size : {Size{3, 5, 7}, Size{37, 65, 129}, Size{192, 384, 300}}) {
+    for (const bool transpose_a : {false, true}) {
+      for (const bool transpose_b : {false, true}) {
+        for (const DType result : {DType::float32, DType::bfloat16}) {
+          for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
+            check({.size = size,
+                   .operands = DType::bfloat16,
+                   .result = result,
+                   .transpose_a = transpose_a,
+                   .transpose_b = transpose_b,
+                   .bias = true,
+                   .mode = mode},
+                  *stream, multiply);
+          }
+        }
+      }
+    }
   }
 }
 
