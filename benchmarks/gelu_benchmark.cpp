@@ -1,68 +1,89 @@
+// The exact GELU over the hidden layer of all tokens; backward with the gradient of the bias before it.
 #include "kernels/gelu/gelu.h"
 
-#include "benchmarks/buffers.h"
-#include "kernels/column_sum/column_sum.h"
+#include "benchmarks/benchmark.h"
+#include "benchmarks/onednn.h"
+#include "benchmarks/textbook.h"
+
+#include <fmt/format.h>
 
 #include <cmath>
 #include <numbers>
 
-using namespace dino;
-using namespace dino::bench;
-
+namespace dino::bench {
 namespace {
 
-// The hidden layer of ViT-S/16 for four images.
-constexpr std::int64_t kRows = 2760;
-constexpr std::int64_t kWidth = 1536;
-
-void forward(benchmark::State& state) {
-  const auto stream = make_cpu_stream();
-  const Filled x(dtype_argument(state), {kRows, kWidth});
-  const Filled y(dtype_argument(state), {kRows, kWidth});
-  for (auto _ : state) gelu_forward({.x = x, .y = y}, *stream);
-  report_bytes(state, static_cast<std::int64_t>(2 * x.array().size_bytes()));
+template <typename T>
+void textbook_forward(const GeluForward& args) {
+  const T* x = args.x.as<T>();
+  T* y = args.y.as<T>();
+  textbook::for_elements(args.x.size(), [=](std::int64_t i) {
+    const float value = textbook::get(x[i]);
+    y[i] = textbook::put<T>(0.5F * value * (1 + std::erf(value * std::numbers::sqrt2_v<float> / 2)));
+  });
 }
 
-/// What the C library's erff makes of it, on one thread.
-void forward_naive(benchmark::State& state) {
-  const Filled x(DType::float32, {kRows, kWidth});
-  const Filled y(DType::float32, {kRows, kWidth});
-  const float* from = x.array().as<float>();
-  float* to = y.array().as<float>();
-  for (auto _ : state) {
-    for (std::int64_t i = 0; i < kRows * kWidth; ++i) {
-      to[i] = 0.5F * from[i] * (1.0F + std::erf(from[i] / std::numbers::sqrt2_v<float>));
-    }
-    benchmark::ClobberMemory();
+Prepared prepare_forward(Bench& bench) {
+  const std::int64_t rows = bench.workload().tokens(), width = bench.workload().mlp();
+  const Array x = bench.values({rows, width}), y = bench.zeros(bench.dtype(), {rows, width});
+  const GeluForward args{.x = x, .y = y};
+  Stream& stream = bench.stream();
+  Prepared prepared{.size = fmt::format("{} x {}", rows, width),
+                    .run = [=, &stream] { gelu_forward(args, stream); },
+                    .bytes = 2.0 * static_cast<double>(x.size_bytes()),
+                    .flops = 30.0 * static_cast<double>(x.size()),
+                    .outputs = {y}};
+  if (!bench.on_cpu()) return prepared;
+  prepared.references = {
+      {"textbook", [=] { textbook::dispatch(y, [&](auto t) { textbook_forward<decltype(t)>(args); }); }},
+      {"oneDNN", onednn::gelu(x, y)}};
+  return prepared;
+}
+
+template <typename T>
+void textbook_backward(const GeluBackward& args) {
+  const std::int64_t width = args.x.extent(1), rows = args.x.extent(0);
+  const T *x = args.x.as<T>(), *dy = args.dy.as<T>();
+  T* dx = args.dx.as<T>();
+  float* dbias = args.dbias.as<float>();
+  textbook::for_elements(args.x.size(), [=](std::int64_t i) {
+    const float value = textbook::get(x[i]);
+    const float cdf = 0.5F * (1 + std::erf(value * std::numbers::sqrt2_v<float> / 2));
+    const float density =
+        std::exp(-0.5F * value * value) * std::numbers::inv_sqrtpi_v<float> / std::numbers::sqrt2_v<float>;
+    dx[i] = textbook::put<T>(textbook::get(dy[i]) * (cdf + value * density));
+  });
+  textbook::for_rows(width, [=](std::int64_t c) { dbias[c] = 0; });
+#pragma omp parallel for reduction(+ : dbias[:width])
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < width; ++c) dbias[c] += textbook::get(dx[r * width + c]);
   }
-  report_bytes(state, static_cast<std::int64_t>(2 * x.array().size_bytes()));
 }
 
-/// With the gradient of the bias, as linear_gelu does it.
-void backward(benchmark::State& state) {
-  const auto stream = make_cpu_stream();
-  const Filled x(dtype_argument(state), {kRows, kWidth});
-  const Filled dy(dtype_argument(state), {kRows, kWidth});
-  const Filled dx(dtype_argument(state), {kRows, kWidth});
-  const Filled dbias(DType::float32, {kWidth});
-  for (auto _ : state) {
-    gelu_backward({.x = x, .dy = dy, .dx = dx, .dbias = dbias, .dbias_mode = GradientMode::overwrite}, *stream);
-  }
-  report_bytes(state, static_cast<std::int64_t>(3 * x.array().size_bytes()));
+Prepared prepare_backward(Bench& bench) {
+  const std::int64_t rows = bench.workload().tokens(), width = bench.workload().mlp();
+  const Array x = bench.values({rows, width}), dy = bench.values({rows, width});
+  const Array dx = bench.zeros(bench.dtype(), {rows, width}), dbias = bench.zeros(DType::float32, {width});
+  const GeluBackward args{.x = x, .dy = dy, .dx = dx, .dbias = dbias, .dbias_mode = GradientMode::overwrite};
+  Stream& stream = bench.stream();
+  Prepared prepared{.size = fmt::format("{} x {}", rows, width),
+                    .run = [=, &stream] { gelu_backward(args, stream); },
+                    .bytes = 3.0 * static_cast<double>(x.size_bytes()),
+                    .flops = 35.0 * static_cast<double>(x.size()),
+                    .outputs = {dx, dbias}};
+  if (!bench.on_cpu()) return prepared;
+  const auto slope = onednn::gelu_backward(x, dy, dx), sums = onednn::column_sum(dx, dbias);
+  prepared.references = {
+      {"textbook", [=] { textbook::dispatch(dx, [&](auto t) { textbook_backward<decltype(t)>(args); }); }},
+      {"oneDNN", [=] {
+         slope();
+         sums();
+       }}};
+  return prepared;
 }
 
-void column_sums(benchmark::State& state) {
-  const auto stream = make_cpu_stream();
-  const Filled x(dtype_argument(state), {kRows, kWidth});
-  const Filled y(DType::float32, {kWidth});
-  for (auto _ : state) column_sum({.x = x, .y = y}, *stream);
-  report_bytes(state, static_cast<std::int64_t>(x.array().size_bytes()));
-}
+const Registered kForward{{.operation = "gelu", .pass = "forward", .prepare = prepare_forward}};
+const Registered kBackward{{.operation = "gelu", .pass = "backward", .prepare = prepare_backward}};
 
 }  // namespace
-
-BENCHMARK(forward)->ArgName("value")->Arg(4)->Arg(2)->UseRealTime();
-BENCHMARK(forward_naive)->UseRealTime();
-BENCHMARK(backward)->ArgName("value")->Arg(4)->Arg(2)->UseRealTime();
-BENCHMARK(column_sums)->ArgName("value")->Arg(4)->Arg(2)->UseRealTime();
-BENCHMARK_MAIN();
+}  // namespace dino::bench

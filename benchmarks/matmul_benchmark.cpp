@@ -1,89 +1,134 @@
+// The products of a step: the linear layers of a block on all tokens, and the head's last layer on the CLS rows; each
+// forward, and backward to its input and to its weight (fp32).
 #include "kernels/matmul/matmul.h"
 
-#include "benchmarks/buffers.h"
+#include "benchmarks/benchmark.h"
+#include "benchmarks/onednn.h"
+#include "benchmarks/textbook.h"
 
-using namespace dino;
-using namespace dino::bench;
+#include <fmt/format.h>
 
+#include <cmath>
+
+namespace dino::bench {
 namespace {
 
-void report_flops(benchmark::State& state, std::int64_t rows, std::int64_t outputs, std::int64_t inputs) {
-  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(outputs) * static_cast<double>(inputs);
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(flops * static_cast<double>(state.iterations()) / 1e9, benchmark::Counter::kIsRate);
+/// y = op(a)·op(b) [+ bias] and the GELU, row by row, the innermost loop over the columns of y or over the sum.
+template <typename T, typename Y>
+void textbook_product(const Matmul& args) {
+  const auto [m, n, k] = checked_size(args);
+  const T *a = args.a.as<T>(), *b = args.b.as<T>();
+  Y* y = args.y.as<Y>();
+  textbook::for_rows(m, [=, &args, m = m, n = n, k = k](std::int64_t i) {
+    std::vector<float> sums(static_cast<std::size_t>(n), 0.0F);
+    for (std::int64_t j = 0; args.bias && j < n; ++j) sums[static_cast<std::size_t>(j)] = args.bias.as<float>()[j];
+    const auto a_at = [=, &args](std::int64_t l) {
+      return textbook::get(args.transpose_a ? a[l * m + i] : a[i * k + l]);
+    };
+    if (args.transpose_b) {
+      for (std::int64_t j = 0; j < n; ++j) {
+        float sum = 0;
+        for (std::int64_t l = 0; l < k; ++l) sum += a_at(l) * textbook::get(b[j * k + l]);
+        sums[static_cast<std::size_t>(j)] += sum;
+      }
+    } else {
+      for (std::int64_t l = 0; l < k; ++l) {
+        const float factor = a_at(l);
+        for (std::int64_t j = 0; j < n; ++j) sums[static_cast<std::size_t>(j)] += factor * textbook::get(b[l * n + j]);
+      }
+    }
+    for (std::int64_t j = 0; j < n; ++j) {
+      float value = sums[static_cast<std::size_t>(j)];
+      if (args.preactivation) args.preactivation.as<Y>()[i * n + j] = textbook::put<Y>(value);
+      if (args.gelu) value = 0.5F * value * (1 + std::erf(value * 0.70710678F));
+      y[i * n + j] = textbook::put<Y>(value);
+    }
+  });
 }
 
-/// y = x·weightᵀ + bias, as linear layers do it.
-void forward(benchmark::State& state) {
-  const auto stream = make_cpu_stream();
-  const DType dtype = dtype_argument(state);
-  const std::int64_t rows = state.range(1), outputs = state.range(2), inputs = state.range(3);
-  const Filled x(dtype, {rows, inputs});
-  const Filled weight(dtype, {outputs, inputs});
-  const Filled bias(DType::float32, {outputs});
-  const Filled y(dtype, {rows, outputs});
-  for (auto _ : state) matmul({.a = x, .b = weight, .bias = bias, .y = y, .transpose_b = true}, *stream);
-  report_flops(state, rows, outputs, inputs);
-}
-
-/// The same, and the GELU of it, with the value before it kept.
-void forward_gelu(benchmark::State& state) {
-  const auto stream = make_cpu_stream();
-  const DType dtype = dtype_argument(state);
-  const std::int64_t rows = state.range(1), outputs = state.range(2), inputs = state.range(3);
-  const Filled x(dtype, {rows, inputs});
-  const Filled weight(dtype, {outputs, inputs});
-  const Filled bias(DType::float32, {outputs});
-  const Filled z(dtype, {rows, outputs});
-  const Filled y(dtype, {rows, outputs});
-  for (auto _ : state) {
-    matmul({.a = x, .b = weight, .bias = bias, .y = y, .transpose_b = true, .gelu = true, .preactivation = z}, *stream);
+Prepared prepare_product(Bench& bench, const Matmul& args) {
+  const auto [m, n, k] = checked_size(args);
+  Stream& stream = bench.stream();
+  const auto outputs = static_cast<double>(args.y.size_bytes() + args.preactivation.size_bytes());
+  Prepared prepared{.size = fmt::format("{} x {} x {}", m, n, k),
+                    .run = [=, &stream] { matmul(args, stream); },
+                    .bytes = static_cast<double>(args.a.size_bytes() + args.b.size_bytes()) + outputs,
+                    .flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k),
+                    .outputs = {args.y}};
+  if (args.preactivation) prepared.outputs.push_back(args.preactivation);
+  if (!bench.on_cpu()) return prepared;
+  prepared.references.push_back({"textbook", [=] {
+                                   visit_compute_type(args.a.dtype(), "bench", [&](auto t) {
+                                     visit_compute_type(args.y.dtype(), "bench", [&](auto y) {
+                                       textbook_product<decltype(t), decltype(y)>(args);
+                                     });
+                                   });
+                                 }});
+  const auto writable = [](const ConstArray& array) {
+    return Array(const_cast<void*>(array.data()), array.dtype(), array.shape());
+  };
+  const Array& linear = args.preactivation ? args.preactivation : args.y;
+  const auto product = onednn::matmul(writable(args.a), args.transpose_a, writable(args.b), args.transpose_b,
+                                      args.bias ? writable(args.bias) : Array(), linear);
+  if (args.gelu) {
+    const auto gelu = onednn::gelu(linear, args.y);
+    prepared.references.push_back({"oneDNN", [=] {
+                                     product();
+                                     gelu();
+                                   }});
+  } else {
+    prepared.references.push_back({"oneDNN", product});
   }
-  report_flops(state, rows, outputs, inputs);
+  return prepared;
 }
 
-/// dx = dy·weight
-void backward_x(benchmark::State& state) {
-  const auto stream = make_cpu_stream();
-  const DType dtype = dtype_argument(state);
-  const std::int64_t rows = state.range(1), outputs = state.range(2), inputs = state.range(3);
-  const Filled dy(dtype, {rows, outputs});
-  const Filled weight(dtype, {outputs, inputs});
-  const Filled dx(dtype, {rows, inputs});
-  for (auto _ : state) matmul({.a = dy, .b = weight, .y = dx}, *stream);
-  report_flops(state, rows, outputs, inputs);
-}
+struct Layer {
+  std::int64_t rows, outputs, inputs;
+};
 
-/// dweight = dyᵀ·x, in fp32.
-void backward_weight(benchmark::State& state) {
-  const auto stream = make_cpu_stream();
-  const DType dtype = dtype_argument(state);
-  const std::int64_t rows = state.range(1), outputs = state.range(2), inputs = state.range(3);
-  const Filled dy(dtype, {rows, outputs});
-  const Filled x(dtype, {rows, inputs});
-  const Filled dweight(DType::float32, {outputs, inputs});
-  for (auto _ : state) matmul({.a = dy, .b = x, .y = dweight, .transpose_a = true}, *stream);
-  report_flops(state, rows, outputs, inputs);
-}
-
-/// ViT-S/16 with four images of 2·197 + 8·37 tokens (qkv, fc1, fc2), its head, and ViT-Ti/8 at 64 pixels (fc1, fc2).
-void shapes(benchmark::internal::Benchmark* benchmark) {
-  benchmark->ArgNames({"value", "rows", "out", "in"})->UseRealTime();
-  for (const int value : {4, 2}) {
-    benchmark->Args({value, 2760, 1152, 384})->Args({value, 2760, 1536, 384})->Args({value, 2760, 384, 1536});
-    benchmark->Args({value, 40, 2048, 384})->Args({value, 40, 65536, 256});
-    benchmark->Args({value, 1064, 768, 192})->Args({value, 1064, 192, 768});
+Prepared forward(Bench& bench, const Layer& l, bool gelu = false) {
+  const DType dtype = bench.dtype();
+  Matmul args{.a = bench.values({l.rows, l.inputs}),
+              .b = bench.values({l.outputs, l.inputs}),
+              .bias = bench.values(DType::float32, {l.outputs}),
+              .y = bench.zeros(dtype, {l.rows, l.outputs}),
+              .transpose_b = true};
+  if (gelu) {
+    args.gelu = true;
+    args.preactivation = bench.zeros(dtype, {l.rows, l.outputs});
   }
+  return prepare_product(bench, args);
 }
+Prepared to_input(Bench& bench, const Layer& l) {
+  return prepare_product(bench, {.a = bench.values({l.rows, l.outputs}),
+                                 .b = bench.values({l.outputs, l.inputs}),
+                                 .y = bench.zeros(bench.dtype(), {l.rows, l.inputs})});
+}
+Prepared to_weight(Bench& bench, const Layer& l) {
+  return prepare_product(bench, {.a = bench.values({l.rows, l.outputs}),
+                                 .b = bench.values({l.rows, l.inputs}),
+                                 .y = bench.zeros(DType::float32, {l.outputs, l.inputs}),
+                                 .transpose_a = true});
+}
+
+Layer qkv(const Workload& w) { return {w.tokens(), 3 * w.width, w.width}; }
+Layer fc1(const Workload& w) { return {w.tokens(), w.mlp(), w.width}; }
+Layer fc2(const Workload& w) { return {w.tokens(), w.width, w.mlp()}; }
+Layer last(const Workload& w) { return {w.sequences(), w.prototypes, w.bottleneck}; }
+
+/// A layer forward, to its input and to its weight.
+template <Layer (*kLayer)(const Workload&), bool kGelu = false>
+struct RegisteredLayer {
+  explicit RegisteredLayer(std::string_view forward_name, std::string_view input_name, std::string_view weight_name)
+      : forward_{{"matmul", forward_name, [](Bench& b) { return forward(b, kLayer(b.workload()), kGelu); }}},
+        input_{{"matmul", input_name, [](Bench& b) { return to_input(b, kLayer(b.workload())); }}},
+        weight_{{"matmul", weight_name, [](Bench& b) { return to_weight(b, kLayer(b.workload())); }}} {}
+  Registered forward_, input_, weight_;
+};
+const RegisteredLayer<qkv> kQkv{"qkv forward", "qkv dx", "qkv dweight"};
+const RegisteredLayer<fc1, true> kFc1{"fc1+GELU forward", "fc1 dx", "fc1 dweight"};
+const RegisteredLayer<fc2> kFc2{"fc2 forward", "fc2 dx", "fc2 dweight"};
+const RegisteredLayer<last> kLast{"last forward", "last dx", "last dweight"};
 
 }  // namespace
-
-BENCHMARK(forward)->Apply(shapes);
-BENCHMARK(forward_gelu)
-    ->ArgNames({"value", "rows", "out", "in"})
-    ->Args({4, 2760, 1536, 384})
-    ->Args({2, 2760, 1536, 384})
-    ->UseRealTime();
-BENCHMARK(backward_x)->Apply(shapes);
-BENCHMARK(backward_weight)->Apply(shapes);
-BENCHMARK_MAIN();
+}  // namespace dino::bench

@@ -1,225 +1,161 @@
-#include "cli/commands.h"
-#include "cli/config_options.h"
+#include "cli/bench.h"
+#include "benchmarks/report.h"
 #include "cli/machine.h"
-#include "engine/progress.h"
-#include "engine/random.h"
+#include "engine/files.h"
 #include "kernels/common/error.h"
-#include "train/precision.h"
-#include "train/student_teacher.h"
+#include "train/config.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <omp.h>
-#include <sys/resource.h>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <memory>
+#include <optional>
 
 namespace dino {
 namespace {
 
-struct StepOptions {
-  std::string config;
-  int batch = 0;
-  int steps = 5;
-  int warmup = 2;
-  bool json = false;
-  std::shared_ptr<ConfigOverrides> overrides = std::make_shared<ConfigOverrides>();
+constexpr int kSlower = 3;  // exit status
+
+struct BenchOptions {
+  std::vector<std::string> operations;
+  std::string device = "auto";
+  std::string shape = "vits16";
+  std::int64_t images = 0;
+  int threads = 0;
+  int repetitions = 11;
+  double seconds = 2;
+  std::string json;
+  std::string baseline;
+  bool cpu_time = false;
+  bool list = false;
 };
 
-/// CPU time of all threads, and pages that the system had to provide, since the process began.
-struct Usage {
-  double cpu_s;
-  double page_faults;
-
-  static Usage now() {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    const auto seconds = [](const timeval& t) {
-      return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-    };
-    return {seconds(usage.ru_utime) + seconds(usage.ru_stime), static_cast<double>(usage.ru_minflt)};
-  }
-};
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+/// Whether the words name this benchmark: its operation or its group. Without words: every kernel.
+bool chosen(const bench::Benchmark& benchmark, const std::vector<std::string>& words) {
+  if (words.empty()) return !benchmark.whole_program;
+  return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
+    return word == benchmark.operation || word == "all" || word == (benchmark.whole_program ? "program" : "kernels");
+  });
 }
 
-/// Crops of noise, as the loader delivers them: the speed does not depend on what they show.
-TrainingCrops random_crops(Context& context, const TrainConfig& config) {
-  TrainingCrops crops;
-  Random random(static_cast<std::uint64_t>(config.seed), RandomStream::crops);
-  const auto add_group = [&](int views, int size_px) {
-    if (views == 0) return;
-    const Shape shape{views * config.batch_size_per_gpu, size_px, size_px, 3};
-    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.size()));
-    for (std::uint8_t& pixel : pixels) pixel = static_cast<std::uint8_t>(random.bits());
-    crops.groups.push_back({context.from_host(ConstArray(pixels.data(), shape))});
-  };
-  add_group(2, config.global_crops_size);
-  add_group(config.local_crops_number, config.local_crops_size);
-  for (int b = 0; b < config.batch_size_per_gpu; ++b) crops.samples.push_back(static_cast<std::uint64_t>(b));
-  return crops;
+void refuse_unknown_operations(const std::vector<std::string>& words, const std::vector<bench::Benchmark>& all) {
+  std::vector<std::string_view> names{"all", "kernels", "program", "step"};
+  for (const bench::Benchmark& benchmark : all) names.push_back(benchmark.operation);
+  for (const std::string& word : words) {
+    if (std::find(names.begin(), names.end(), word) != names.end()) continue;
+    throw CLI::ValidationError(word,
+                               fmt::format("no benchmark has this name; try {}, or --list", nearest_name(word, names)));
+  }
 }
 
-/// Medians over the measured steps.
-struct StepMeasurement {
-  double step_ms = 0, mean_step_ms = 0;
-  double cpu_s = 0;
-  double page_faults = 0;
-  PhaseTimes phases;
-  double loss = 0;  // of the last step
-};
-
-StepMeasurement measure_step(Context& context, StudentTeacher& networks, const TrainConfig& config,
-                             const StepOptions& options) {
-  const TrainingCrops crops = random_crops(context, config);
-  std::vector<double> step_ms, cpu_s, page_faults;
-  std::vector<PhaseTimes> phases;
-  StepMeasurement result;
-  for (int step = 0; step < options.warmup + options.steps; ++step) {
-    const StepValues values{.lr = 1e-5,
-                            .weight_decay = config.weight_decay,
-                            .teacher_momentum = config.momentum_teacher,
-                            .teacher_temp = config.teacher_temp,
-                            .freeze_last_layer = false,
-                            .step = static_cast<std::uint64_t>(step)};
-    const auto begin = std::chrono::steady_clock::now();
-    const Usage before = Usage::now();
-    for (int i = 0; i < config.accumulation; ++i) networks.run_micro_batch(crops, values);
-    networks.update(values);
-    const StepResult done = networks.wait();
-    const Usage after = Usage::now();
-    const auto end = std::chrono::steady_clock::now();
-    if (step < options.warmup) continue;
-    step_ms.push_back(std::chrono::duration<double, std::milli>(end - begin).count());
-    cpu_s.push_back(after.cpu_s - before.cpu_s);
-    page_faults.push_back(after.page_faults - before.page_faults);
-    phases.push_back(done.phases);
-    result.loss = done.loss;
+int list_benchmarks(const std::vector<bench::Benchmark>& all) {
+  for (const bench::Benchmark& benchmark : all) {
+    fmt::print("{:<16} {:<16} {}\n", benchmark.operation, benchmark.pass,
+               benchmark.whole_program ? "program" : "kernels");
   }
-  const auto phase_median = [&](double PhaseTimes::*phase) {
-    std::vector<double> values;
-    for (const PhaseTimes& times : phases) values.push_back(times.*phase);
-    return median(values);
-  };
-  for (const auto phase : {&PhaseTimes::teacher_ms, &PhaseTimes::student_ms, &PhaseTimes::loss_ms,
-                           &PhaseTimes::backward_ms, &PhaseTimes::update_ms}) {
-    result.phases.*phase = phase_median(phase);
-  }
-  result.step_ms = median(step_ms);
-  for (const double ms : step_ms) result.mean_step_ms += ms / static_cast<double>(step_ms.size());
-  result.cpu_s = median(cpu_s);
-  result.page_faults = median(page_faults);
-  return result;
-}
-
-int bench_step(const StepOptions& options) {
-  ConfigOverrides overrides = *options.overrides;
-  if (options.batch > 0) {
-    overrides.emplace_back("batch_size_per_gpu", std::to_string(options.batch));
-  } else if (options.config.empty()) {
-    overrides.emplace(overrides.begin(), "batch_size_per_gpu", "4");
-  }
-  const TrainConfig config = effective_config(options.config, overrides);
-  const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
-  const DType compute_type = compute_type_for(config.precision, context->device());
-  SingleProcess communicator;
-  StudentTeacher networks(*context, communicator, config, compute_type);
-  const StepMeasurement m = measure_step(*context, networks, config, options);
-
-  const double images = static_cast<double>(config.batch_size_per_gpu) * config.accumulation;
-  const double images_per_second = images / m.step_ms * 1e3;
-  const char* precision = compute_type == DType::bfloat16 ? "bf16" : "fp32";
-  const int threads = omp_get_max_threads();
-  if (options.json) {
-    const nlohmann::ordered_json json = {{"implementation", "dino_cuda " DINO_VERSION},
-                                         {"version", DINO_VERSION},
-                                         {"machine", machine_name()},
-                                         {"device", "cpu"},
-                                         {"threads", threads},
-                                         {"precision", precision},
-                                         {"arch", config.arch},
-                                         {"depth", networks.vit().config().depth},
-                                         {"patch_size", config.patch_size},
-                                         {"batch", config.batch_size_per_gpu},
-                                         {"accumulation", config.accumulation},
-                                         {"global_crops_size", config.global_crops_size},
-                                         {"local_crops_size", config.local_crops_size},
-                                         {"local_crops_number", config.local_crops_number},
-                                         {"out_dim", config.out_dim},
-                                         {"optimizer", config.optimizer},
-                                         {"drop_path_rate", config.drop_path_rate},
-                                         {"steps", options.steps},
-                                         {"images_per_second", images_per_second},
-                                         {"step_ms", m.step_ms},
-                                         {"mean_step_ms", m.mean_step_ms},
-                                         {"phases_ms",
-                                          {{"teacher", m.phases.teacher_ms},
-                                           {"student", m.phases.student_ms},
-                                           {"loss", m.phases.loss_ms},
-                                           {"backward", m.phases.backward_ms},
-                                           {"update", m.phases.update_ms}}},
-                                         {"cpu_seconds_per_image", m.cpu_s / images},
-                                         {"page_faults_per_step", m.page_faults},
-                                         {"arena_peak_bytes", context->arena().peak_bytes()},
-                                         {"peak_memory_bytes", peak_resident_bytes()},
-                                         {"loss", m.loss}};
-    fmt::print("{}\n", json.dump());
-    return 0;
-  }
-  fmt::print("{}, {} threads, {}\n", machine_name(), threads, precision);
-  fmt::print("{} with patches of {} px, batch {} × {}, 2 crops of {} px and {} of {} px, K = {}\n\n", config.arch,
-             config.patch_size, config.batch_size_per_gpu, config.accumulation, config.global_crops_size,
-             config.local_crops_number, config.local_crops_size, config.out_dim);
-  fmt::print("{:>10.2f} images/s\n{:>10.1f} ms a step (mean {:.1f})\n", images_per_second, m.step_ms, m.mean_step_ms);
-  fmt::print("{:>10.1f} ms teacher\n{:>10.1f} ms student\n{:>10.1f} ms loss\n", m.phases.teacher_ms,
-             m.phases.student_ms, m.phases.loss_ms);
-  fmt::print("{:>10.1f} ms backward\n{:>10.1f} ms update\n", m.phases.backward_ms, m.phases.update_ms);
-  fmt::print("{:>10.3f} CPU seconds an image\n{:>10.0f} page faults a step\n", m.cpu_s / images, m.page_faults);
-  fmt::print("{:>10.2f} GiB at most, {:.2f} GiB of it tensors\n", static_cast<double>(peak_resident_bytes()) * 0x1p-30,
-             static_cast<double>(context->arena().peak_bytes()) * 0x1p-30);
   return 0;
 }
 
-void add_step(CLI::App& bench, Run& run) {
-  CLI::App* command = bench.add_subcommand(
-      "step",
-      "Measure the whole training step on crops of noise that are in memory already: teacher, student, loss, backward\n"
-      "and update. Every key of the configuration is an option; lr is fixed and the last layer is trained.\n\n"
-      "  dino_cuda bench step --arch vit_small --batch 4\n"
-      "  dino_cuda bench step --arch vit_tiny --patch_size 8 --global_crops_size 64 --local_crops_size 32 --batch 32\n"
-      "  dino_cuda bench step --config configs/scenes.toml --json\n");
-  auto options = std::make_shared<StepOptions>();
-  command->add_option("--config", options->config, "TOML file; what it leaves out has the official default")
-      ->type_name("FILE");
-  command->add_option("--batch", options->batch, "batch_size_per_gpu (default: the file's, else 4)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--steps", options->steps, "steps that are measured; the median counts")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--warmup", options->warmup, "steps before these")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_flag("--json", options->json, "print one JSON object");
-  add_config_options(*command, options->overrides);
-  command->allow_extras();  // reported below, with the key that was probably meant
-  command->callback([command, options, &run] {
-    refuse_extras(*command, {"config", "batch", "steps", "warmup", "json", "help"});
-    run = [options] { return bench_step(*options); };
-  });
+int bench_operations(const BenchOptions& options) {
+  const std::vector<bench::Benchmark> all = bench::benchmarks();
+  if (options.list) return list_benchmarks(all);
+  const std::unique_ptr<Context> context = open_machine(options.device, options.threads);
+  bench::Workload workload = bench::workload_of(options.shape);
+  if (options.images > 0) workload.images = options.images;
+  const bench::Conditions conditions{.version = DINO_VERSION,
+                                     .date = fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr))),
+                                     .machine = machine_name(),
+                                     .device = context->device() == Device::cpu ? "cpu" : "cuda",
+                                     .threads = omp_get_max_threads(),
+                                     .clock = options.cpu_time ? "cpu" : "wall",
+                                     .shape = options.shape,
+                                     .images = workload.images,
+                                     .caches_bytes = bench::cache_sizes_bytes()};
+  std::optional<bench::Baseline> baseline;
+  if (!options.baseline.empty()) {
+    baseline.emplace(nlohmann::json::parse(read_text_file(options.baseline), nullptr, false), conditions);
+  }
+  require(!options.cpu_time || context->device() == Device::cpu, "bench", "--cpu_time is for the CPU; got device cuda");
+  const bench::MeasureOptions how{.clock = options.cpu_time ? bench::Clock::cpu : bench::Clock::wall,
+                                  .repetitions = options.repetitions,
+                                  .most_seconds = options.seconds};
+  bench::ColdCache cold(*context);
+  const bench::Roofline roofline = bench::measure_roofline(*context, cold, how);
+  bench::Table table(options.json == "-" ? stderr : stdout);
+  table.header(conditions, roofline, baseline.has_value());
+
+  std::vector<bench::Row> rows;
+  int slower = 0;
+  for (const bench::Benchmark& benchmark : all) {
+    if (!chosen(benchmark, options.operations)) continue;
+    for (const DType dtype : benchmark.dtypes) {
+      bench::Bench bench(*context, workload, dtype);
+      const bench::Prepared prepared = benchmark.prepare(bench);
+      const bench::Measurement measurement = bench::measure(prepared, context->stream(), cold, how);
+      rows.push_back(bench::make_row(benchmark, prepared, dtype, roofline, measurement));
+      table.row(rows.back(), baseline ? &*baseline : nullptr);
+      if (baseline && baseline->compare(rows.back()).verdict == bench::Baseline::Verdict::slower) ++slower;
+    }
+  }
+  const std::string json = bench::to_json(conditions, roofline, rows).dump(2) + "\n";
+  if (options.json == "-") {
+    fmt::print("{}", json);
+  } else if (!options.json.empty()) {
+    AtomicFile file(options.json);
+    file.write(json);
+    file.commit();
+  }
+  if (slower > 0)
+    fmt::print(stderr, "dino_cuda: {} of {} benchmarks are slower than the baseline\n", slower, rows.size());
+  return slower > 0 ? kSlower : 0;
 }
 
 }  // namespace
 
 void add_bench_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand("bench", "Measure speed on this machine.");
-  command->require_subcommand(1);
-  add_step(*command, run);
+  CLI::App* command = app.add_subcommand(
+      "bench",
+      "Measure speed on this machine: every kernel over cold caches at the sizes of a DINO step, against the "
+      "machine's\n"
+      "copy bandwidth and GEMM rate, against the textbook's loops and against the library. The words choose "
+      "operations\n"
+      "(--list names them), `kernels` (the default), `program` (loader, inference, ...) or `all`.\n\n"
+      "  dino_cuda bench                                  every kernel\n"
+      "  dino_cuda bench layer_norm gelu --shape vitb16   two of them, for ViT-B/16\n"
+      "  dino_cuda bench --json before.json\n"
+      "  dino_cuda bench --baseline before.json           status 3 where something got slower\n"
+      "  dino_cuda bench step --arch vit_small            the whole training step\n");
+  auto options = std::make_shared<BenchOptions>();
+  command->add_option("operations", options->operations, "what to measure")->type_name("OPERATION");
+  command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
+  command->add_option("--shape", options->shape, "sizes of a step: vits16, vitb16 or tiny")->capture_default_str();
+  command->add_option("--images", options->images, "images of a step (default: the shape's, 4)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", options->threads, "CPU threads (default: OMP_NUM_THREADS, else every core)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--repetitions", options->repetitions, "calls that are timed; the median counts")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--seconds", options->seconds,
+                   "most time for a kernel or a reference, but at least three calls, one of a reference")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--cpu_time", options->cpu_time, "measure CPU time: steady on a busy machine, with --threads 1");
+  command->add_option("--json", options->json, "write the report to a file, or to the output with -")
+      ->type_name("FILE");
+  command->add_option("--baseline", options->baseline, "an earlier report to compare with")->type_name("FILE");
+  command->add_flag("--list", options->list, "name the benchmarks");
+  command->require_subcommand(0, 1);
+  add_bench_step_command(*command, run);
+  command->callback([command, options, &run] {
+    if (!command->get_subcommands().empty()) return;
+    refuse_unknown_operations(options->operations, bench::benchmarks());
+    run = [options] { return bench_operations(*options); };
+  });
 }
 
 }  // namespace dino
