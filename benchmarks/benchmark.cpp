@@ -59,11 +59,14 @@ Array Bench::keep(Tensor tensor) {
 Array Bench::values(DType dtype, const Shape& shape) {
   std::vector<std::byte> host(static_cast<std::size_t>(shape.size()) * size_of(dtype));
   const Array array(host.data(), dtype, shape);
+  const std::int64_t first = 0x9e3779b9 * ++arrays_of_values_;
   for (std::int64_t i = 0; i < shape.size(); ++i) {
     switch (dtype) {
-      case DType::float32: array.as<float>()[i] = value_at(i); break;
-      case DType::bfloat16: array.as<BFloat16>()[i] = BFloat16(value_at(i)); break;
-      case DType::uint8: array.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(127.5F * (value_at(i) + 1)); break;
+      case DType::float32: array.as<float>()[i] = value_at(first + i); break;
+      case DType::bfloat16: array.as<BFloat16>()[i] = BFloat16(value_at(first + i)); break;
+      case DType::uint8:
+        array.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(127.5F * (value_at(first + i) + 1));
+        break;
       default: fail("bench", "no values of the type {}", name_of(dtype));
     }
   }
@@ -71,6 +74,12 @@ Array Bench::values(DType dtype, const Shape& shape) {
 }
 
 Array Bench::zeros(DType dtype, const Shape& shape) { return keep(context_.zeros(shape, dtype)); }
+
+Array Bench::copy(const Array& array) {
+  const Array to = keep(context_.empty(array.shape(), array.dtype()));
+  stream().copy(to.data(), array.data(), array.size_bytes());
+  return to;
+}
 
 Array Bench::indices(std::span<const std::int32_t> values) {
   return keep(context_.from_host(ConstArray(values.data(), {static_cast<std::int64_t>(values.size())})));
@@ -84,6 +93,12 @@ std::vector<std::int32_t> Bench::sequence_offsets() const {
   add(workload_.images * workload_.globals, workload_.global_tokens());
   add(workload_.images * workload_.locals, workload_.local_tokens());
   return offsets;
+}
+
+double bytes_of(std::initializer_list<ConstArray> arrays) {
+  double bytes = 0;
+  for (const ConstArray& array : arrays) bytes += static_cast<double>(array.size_bytes());
+  return bytes;
 }
 
 Registered::Registered(Benchmark benchmark) { registry().push_back(std::move(benchmark)); }

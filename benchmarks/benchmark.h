@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,8 +37,8 @@ struct Workload {
 Workload workload_of(std::string_view name);
 std::span<const Workload> workloads();
 
-/// What a benchmark builds its arrays with. They are on the context's device, hold numbers in [-1, 1) that are the same
-/// in every run, and live as long as the bench does.
+/// What a benchmark builds its arrays with. They are on the context's device, hold numbers in [-1, 1) that differ
+/// from array to array and are the same in every run, and live as long as the bench does.
 class Bench {
  public:
   Bench(Context& context, const Workload& workload, DType dtype)
@@ -53,6 +54,7 @@ class Bench {
   Array values(const Shape& shape) { return values(dtype_, shape); }
   Array values(DType dtype, const Shape& shape);  // float32, bfloat16 or uint8
   Array zeros(DType dtype, const Shape& shape);
+  Array copy(const Array& array);
   Array indices(std::span<const std::int32_t> values);
   /// Offsets (S + 1) of the student's sequences, and for each of its tokens the sequence.
   std::vector<std::int32_t> sequence_offsets() const;
@@ -64,6 +66,7 @@ class Bench {
   Workload workload_;
   DType dtype_;
   std::vector<Tensor> kept_;
+  std::int64_t arrays_of_values_ = 0;
 };
 
 /// Another way to compute the same, which the kernel is compared with.
@@ -79,11 +82,14 @@ struct Prepared {
   double bytes = 0;           // that it has to move, as its header states
   double flops = 0;
   std::vector<Reference> references{};
-  std::vector<Array> outputs{};   // that `run` and every reference write: the tests compare them
-  std::function<void()> reset{};  // before each call, untimed; or none
-  double items = 0;               // that a call deals with, for a rate; or none
-  std::string_view item = "";     // `images`, `queries`, …
+  std::vector<Array> outputs{};     // that `run` and every reference write: the tests compare them
+  std::function<void()> restore{};  // brings back the inputs that `run` changes, or none; only results need it
+  double items = 0;                 // that a call deals with, for a rate; or none
+  std::string_view item = "";       // `images`, `queries`, …
 };
+
+/// Adds up what arrays occupy: the traffic of an operation that reads or writes each once.
+double bytes_of(std::initializer_list<ConstArray> arrays);
 
 /// One operation in one direction: the only definition of its inputs, formula and references. The program's `bench`,
 /// the Google Benchmark binary and the tests of the references all run it.

@@ -70,12 +70,14 @@ void textbook_forward(const LayerNormForward& args) {
 Prepared prepare_forward(Bench& bench) {
   const std::int64_t rows = bench.workload().tokens(), width = bench.workload().width;
   const Branches branches(bench);
-  const LayerNormForward args{.x = bench.values({rows, width}),
-                              .branch = bench.values({rows, width}),
+  const Array x = bench.values({rows, width}), branch = bench.values({rows, width});
+  const Array gamma = bench.values(DType::float32, {width}), beta = bench.values(DType::float32, {width});
+  const LayerNormForward args{.x = x,
+                              .branch = branch,
                               .branch_scale = branches.scale,
                               .row_sequence = branches.row_sequence,
-                              .gamma = bench.values(DType::float32, {width}),
-                              .beta = bench.values(DType::float32, {width}),
+                              .gamma = gamma,
+                              .beta = beta,
                               .eps = kEps,
                               .sum = bench.zeros(bench.dtype(), {rows, width}),
                               .normalized = bench.zeros(bench.dtype(), {rows, width}),
@@ -90,8 +92,6 @@ Prepared prepare_forward(Bench& bench) {
   if (!bench.on_cpu()) return prepared;
   prepared.references.push_back(
       {"textbook", [=] { textbook::dispatch(args.sum, [&](auto t) { textbook_forward<decltype(t)>(args); }); }});
-  const Array x = bench.values({rows, width}), branch = bench.values({rows, width});
-  const Array gamma = bench.values(DType::float32, {width}), beta = bench.values(DType::float32, {width});
   const auto add = onednn::add(x, branch, args.sum);
   const auto norm = onednn::layer_norm(args.sum, gamma, beta, kEps, args.normalized, args.mean, args.rstd);
   prepared.references.push_back({"oneDNN", [=] {

@@ -101,7 +101,6 @@ Measurement measure(const Prepared& prepared, Stream& stream, ColdCache& cold, c
   std::vector<const std::function<void()>*> contenders{&prepared.run};
   for (const Reference& reference : prepared.references) contenders.push_back(&reference.run);
   const auto call = [&](const std::function<void()>& run) {
-    if (prepared.reset) prepared.reset();
     cold.evict();
     stream.synchronize();
     const double begin_ms = now_ms(options.clock);

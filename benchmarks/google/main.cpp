@@ -17,14 +17,7 @@ void run_benchmark(::benchmark::State& state, const Benchmark& definition, const
   const std::unique_ptr<Context> context = make_cpu_context();
   Bench bench(*context, workload, dtype);
   const Prepared prepared = definition.prepare(bench);
-  for (auto _ : state) {
-    if (prepared.reset) {
-      state.PauseTiming();
-      prepared.reset();
-      state.ResumeTiming();
-    }
-    prepared.run();
-  }
+  for (auto _ : state) prepared.run();
   const auto rate = [&](double amount) {
     return ::benchmark::Counter(amount, ::benchmark::Counter::kIsIterationInvariantRate);
   };

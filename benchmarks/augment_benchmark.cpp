@@ -1,0 +1,60 @@
+// One crop of each kind from a picture of ImageNet's usual size, on one thread.
+#include "data/crop_plan.h"
+#include "data/image.h"
+#include "kernels/augment/augment.h"
+
+#include "benchmarks/benchmark.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <vector>
+
+namespace dino::bench {
+namespace {
+
+constexpr int kHeight = 375, kWidth = 500;
+constexpr std::uint64_t kPlans = 16;
+
+/// The default plans of a view for so many pictures, one after the other.
+Prepared prepare_view(Bench& bench, int view) {
+  struct Crops {
+    Image picture;
+    std::vector<CropPlan> plans;
+    std::vector<std::uint8_t> output;
+  };
+  const auto crops = std::make_shared<Crops>();
+  crops->picture.resize(kHeight, kWidth);
+  Random random(1, RandomStream::test);
+  for (std::size_t i = 0; i < crops->picture.rgb.size(); ++i)
+    crops->picture.rgb[i] = static_cast<std::uint8_t>(i / 97 + random.below(32));
+  for (std::uint64_t sample = 0; sample < kPlans; ++sample)
+    crops->plans.push_back(plan_crop(kHeight, kWidth, view, {}, 1, 0, sample));
+  const std::int64_t side = crops->plans[0].output_height;
+  crops->output.resize(static_cast<std::size_t>(side * side * 3) * kPlans);
+  const auto each = [crops, side](const auto& run) {
+    for (std::size_t i = 0; i < crops->plans.size(); ++i) {
+      std::uint8_t* to = crops->output.data() + i * static_cast<std::size_t>(side * side * 3);
+      run(AugmentCrop{crops->picture.array(), crops->plans[i], Array(to, {side, side, 3})});
+    }
+  };
+  Stream& stream = bench.stream();
+  const Array all(crops->output.data(), {static_cast<std::int64_t>(crops->output.size())});
+  return {.size = fmt::format("{} of {} x {} px", kPlans, side, side),
+          .run = [=, &stream] { each([&](const AugmentCrop& args) { augment_crop(args, stream); }); },
+          .references = {{"oracle", [=] { each([](const AugmentCrop& args) { reference::augment_crop(args); }); }}},
+          .outputs = {all},
+          .items = static_cast<double>(kPlans),
+          .item = "crops"};
+}
+
+Prepared prepare_global_1(Bench& bench) { return prepare_view(bench, 0); }
+Prepared prepare_global_2(Bench& bench) { return prepare_view(bench, 1); }
+Prepared prepare_local(Bench& bench) { return prepare_view(bench, 2); }
+
+const Registered kGlobal1{{"augment", "global 1", prepare_global_1, {DType::uint8}}};
+const Registered kGlobal2{{"augment", "global 2", prepare_global_2, {DType::uint8}}};
+const Registered kLocal{{"augment", "local", prepare_local, {DType::uint8}}};
+
+}  // namespace
+}  // namespace dino::bench

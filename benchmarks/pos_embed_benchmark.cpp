@@ -1,0 +1,52 @@
+// The position embedding of global crops at the size of local ones.
+#include "kernels/pos_embed/pos_embed.h"
+
+#include "benchmarks/benchmark.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace dino::bench {
+namespace {
+
+std::int64_t grid_of(std::int64_t tokens) { return std::lround(std::sqrt(static_cast<double>(tokens - 1))); }
+
+Prepared prepare_forward(Bench& bench) {
+  const Workload& w = bench.workload();
+  const std::int64_t n = grid_of(w.local_tokens());
+  const Array positions = bench.values(DType::float32, {w.global_tokens(), w.width});
+  const Array resized = bench.zeros(DType::float32, {w.local_tokens(), w.width});
+  const ResizePosEmbed args{.positions = positions, .resized = resized, .rows = n, .columns = n};
+  Stream& stream = bench.stream();
+  Prepared prepared{.size = fmt::format("{} to {} x {}", w.global_tokens(), w.local_tokens(), w.width),
+                    .run = [=, &stream] { resize_pos_embed(args, stream); },
+                    .bytes = bytes_of({positions, resized}),
+                    .flops = 32.0 * static_cast<double>(resized.size()),
+                    .outputs = {resized}};
+  if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::resize_pos_embed(args); }}};
+  return prepared;
+}
+
+Prepared prepare_backward(Bench& bench) {
+  const Workload& w = bench.workload();
+  const std::int64_t n = grid_of(w.local_tokens());
+  const Array d_resized = bench.values(DType::float32, {w.local_tokens(), w.width});
+  const Array d_positions = bench.zeros(DType::float32, {w.global_tokens(), w.width});
+  const ResizePosEmbedBackward args{
+      .d_resized = d_resized, .d_positions = d_positions, .rows = n, .columns = n, .mode = GradientMode::overwrite};
+  Stream& stream = bench.stream();
+  Prepared prepared{.size = fmt::format("{} to {} x {}", w.local_tokens(), w.global_tokens(), w.width),
+                    .run = [=, &stream] { resize_pos_embed_backward(args, stream); },
+                    .bytes = bytes_of({d_positions, d_resized}),
+                    .flops = 32.0 * static_cast<double>(d_resized.size()),
+                    .outputs = {d_positions}};
+  if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::resize_pos_embed_backward(args); }}};
+  return prepared;
+}
+
+const Registered kForward{{"pos_embed", "forward", prepare_forward, {DType::float32}}};
+const Registered kBackward{{"pos_embed", "backward", prepare_backward, {DType::float32}}};
+
+}  // namespace
+}  // namespace dino::bench
