@@ -1,122 +1,15 @@
-#include "cli/commands.h"
-#include "data/dataset.h"
+#include "cli/eval_commands.h"
 #include "engine/progress.h"
-#include "evaluate/features.h"
-#include "evaluate/held_out.h"
-#include "evaluate/knn.h"
-#include "evaluate/knn_monitor.h"
-#include "kernels/common/error.h"
-#include "models/backbone.h"
 #include "visualize/scene_evaluation.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
 #include <cstdio>
 #include <memory>
 
 namespace dino {
 namespace {
-
-struct KnnOptions {
-  std::string weights, train, test;
-  std::string network = "teacher";
-  std::vector<int> k{10, 20, 100, 200};
-  double temperature = 0.07;
-  int image_px = 0;
-  int short_side_px = 0;
-  int threads = 0;
-  bool json = false;
-};
-
-int eval_knn(const KnnOptions& options) {
-  const auto context = make_cpu_context();
-  const Network network = options.network == "student" ? Network::student : Network::teacher;
-  const Backbone backbone(*context, options.weights, DType::float32, {.network = network});
-  const auto train = open_labelled(options.train, "train");
-  const auto test = open_labelled(options.test, "val");
-  require(train->class_names() == test->class_names(), "eval knn",
-          "{} and {} have different classes ({} and {}); try folders with the same sub-folders", options.train,
-          options.test, train->class_names().size(), test->class_names().size());
-  if (same_pictures(*train, *test)) {
-    fmt::print(stderr,
-               "dino_cuda: the training and the test images are the same, so each finds itself; the accuracy says "
-               "nothing about new images\n");
-  }
-
-  FeatureOptions features =
-      FeatureOptions::for_image_size(options.image_px > 0 ? options.image_px : backbone.vit.config().image_px);
-  if (options.short_side_px > 0) features.short_side_px = options.short_side_px;
-  features.threads = options.threads;
-  const auto extract = [&](const Dataset& images, const std::string& what) {
-    Progress bar(what, images.size());
-    FeatureTable table = extract_features(*context, backbone.vit, backbone.store, Network::student, images, features,
-                                          [&](std::int64_t done, std::int64_t, double wait_s) {
-                                            bar.update(done, fmt::format("| waited {:.1f} s for data", wait_s));
-                                          });
-    if (table.broken.count > 0) bar.message("dino_cuda: " + describe_broken(table));
-    return table;
-  };
-  const FeatureTable train_features = extract(*train, "training images");
-  const FeatureTable test_features = extract(*test, "test images");
-  const KnnResult result =
-      evaluate_knn(*context, context->from_host(train_features.array()), train_features.labels,
-                   context->from_host(test_features.array()), test_features.labels, options.k, options.temperature);
-
-  if (options.json) {
-    nlohmann::ordered_json json = {{"weights", options.weights},
-                                   {"network", options.network},
-                                   {"train_images", train_features.rows()},
-                                   {"test_images", test_features.rows()},
-                                   {"broken_images", train_features.broken.count + test_features.broken.count},
-                                   {"classes", result.classes},
-                                   {"temperature", options.temperature},
-                                   {"knn", nlohmann::ordered_json::array()}};
-    for (const KnnAccuracy& a : result.accuracies)
-      json["knn"].push_back({{"k", a.k}, {"top1", a.top1}, {"top5", a.top5}});
-    fmt::print("{}\n", json.dump(2));
-    return 0;
-  }
-  fmt::print("{} training and {} test images, {} classes\n", train_features.rows(), test_features.rows(),
-             result.classes);
-  fmt::print("{:>6}  {:>8}  {:>8}\n", "k", "top-1 %", "top-5 %");
-  for (const KnnAccuracy& a : result.accuracies) fmt::print("{:>6}  {:>8.2f}  {:>8.2f}\n", a.k, a.top1, a.top5);
-  return 0;
-}
-
-void add_knn(CLI::App& eval, Run& run) {
-  CLI::App* command =
-      eval.add_subcommand("knn",
-                          "Classify images by their nearest neighbours among labelled ones, on frozen features.\n\n"
-                          "  dino_cuda eval knn --weights runs/mine/last.safetensors --train my/train --test my/test\n"
-                          "  dino_cuda eval knn --weights dino_deitsmall16_pretrain.pth --train imagenet/train --test "
-                          "imagenet/val --json\n");
-  auto options = std::make_shared<KnnOptions>();
-  command->add_option("--weights", options->weights, "checkpoint or weights: .safetensors or .pth")
-      ->required()
-      ->type_name("FILE");
-  command->add_option("--train", options->train, "labelled images that vote")->required()->type_name("DIR");
-  command->add_option("--test", options->test, "labelled images to classify")->required()->type_name("DIR");
-  command->add_option("--network", options->network, "which network of a checkpoint")
-      ->check(CLI::IsMember({"teacher", "student"}))
-      ->capture_default_str();
-  command->add_option("--k", options->k, "numbers of neighbours")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--temperature", options->temperature, "votes weigh exp(similarity / temperature)")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--image-size", options->image_px, "side of the centre crop in pixels (default: the network's)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--resize", options->short_side_px, "short side before the crop (default: 256/224 of the crop)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--threads", options->threads, "threads that decode (default: one per processor)")
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--json", options->json, "print JSON");
-  command->callback([options, &run] { run = [options] { return eval_knn(*options); }; });
-}
 
 struct SceneCommand {
   SceneEvaluationOptions evaluation;
@@ -218,7 +111,8 @@ void add_scenes(CLI::App& eval, Run& run) {
 void add_eval_command(CLI::App& app, Run& run) {
   CLI::App* command = app.add_subcommand("eval", "Measure what a network has learned.");
   command->require_subcommand(1);
-  add_knn(*command, run);
+  add_eval_knn(*command, run);
+  add_eval_linear(*command, run);
   add_scenes(*command, run);
 }
 

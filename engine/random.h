@@ -15,6 +15,7 @@ enum class RandomStream : std::uint32_t {
   drop_path = 4,
   linear_probe = 5,
   scenes = 6,
+  few_shot = 7,
   test = 1000
 };
 

@@ -1,5 +1,6 @@
 #include "evaluate/features.h"
 
+#include "engine/random.h"
 #include "kernels/cast/cast.h"
 
 #include <fmt/format.h>
@@ -18,18 +19,79 @@ Loader make_loader(const ImageSource& images, ViewSet views, int batch, int thre
                 {.threads = threads, .end_epoch = 1});
 }
 
-void normalize_row(std::span<float> row, const std::string& name) {
+void finish_row(std::span<float> row, bool normalized, const std::string& name) {
   double square = 0;
   for (const float x : row) square += static_cast<double>(x) * x;
   require(std::isfinite(square), "features", "the features of {} are not finite; try a checkpoint from before", name);
+  if (!normalized) return;
   const double scale = 1.0 / std::max(std::sqrt(square), 1e-12);
   for (float& x : row) x = static_cast<float>(x * scale);
 }
 
+/// An (R, C) tensor on the host, as fp32.
+std::vector<float> host_rows(Context& context, const Tensor& rows) {
+  Tensor fp32 = rows;
+  if (rows.dtype() != DType::float32) {
+    fp32 = context.empty(rows.shape(), DType::float32);
+    cast({.x = rows.array(), .y = fp32.array()}, context.stream());
+  }
+  std::vector<float> values(static_cast<std::size_t>(rows.size()));
+  context.copy_to_host(fp32, Array(values.data(), rows.shape()));
+  return values;
+}
+
 }  // namespace
+
+FeatureKind FeatureKind::linear_probe(const VitConfig& config) {
+  if (config.embed_dim >= 768) return {.blocks = 1, .average_patches = true};
+  return {.blocks = std::min(4, config.depth)};
+}
+
+void FeatureKind::check(const VitConfig& config) const {
+  require(blocks >= 1 && blocks <= config.depth, "features", "the last {} blocks were asked for; the network has {}",
+          blocks, config.depth);
+  require(!average_patches || blocks == 1, "features",
+          "the average of the patch tokens goes with the last block alone; got {} blocks, expected 1", blocks);
+}
 
 FeatureOptions FeatureOptions::for_image_size(int image_px) {
   return {.crop_px = image_px, .short_side_px = static_cast<int>(std::lround(image_px * 256.0 / 224.0))};
+}
+
+void compute_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
+                      const ConstArray& pixels, const FeatureKind& kind, std::vector<float>& rows) {
+  kind.check(vit.config());
+  const std::int64_t count = pixels.extent(0), width = vit.config().embed_dim;
+  Tape tape(context, Tape::Mode::inference);
+  Weights weights =
+      network == Network::teacher && store.teacher ? Weights::teacher(tape, store) : Weights::student(tape, store);
+  CropPacker packer(context, vit.config().patch_px);
+  const PackedCrops crops = packer.pack({{context.from_host(pixels)}});
+  rows.resize(static_cast<std::size_t>(count * kind.width(vit.config())));
+  if (!kind.average_patches) {
+    const std::vector<Tensor> cls = vit.last_cls(tape, weights, crops, kind.blocks);
+    for (std::int64_t block = 0; block < kind.blocks; ++block) {
+      const std::vector<float> values = host_rows(context, cls[static_cast<std::size_t>(block)]);
+      for (std::int64_t i = 0; i < count; ++i)
+        std::copy_n(values.begin() + i * width, width, rows.begin() + (i * kind.blocks + block) * width);
+    }
+    return;
+  }
+  const std::vector<float> tokens = host_rows(context, vit.last_tokens(tape, weights, crops).front());
+  const std::int64_t tokens_each = static_cast<std::int64_t>(tokens.size()) / (count * width);
+  std::vector<double> sum(static_cast<std::size_t>(width));
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float* token = tokens.data() + i * tokens_each * width;  // CLS is the first
+    float* row = rows.data() + 2 * i * width;
+    for (std::int64_t c = 0; c < width; ++c) row[2 * c] = token[c];
+    std::fill(sum.begin(), sum.end(), 0.0);
+    for (std::int64_t n = 1; n < tokens_each; ++n) {
+      for (std::int64_t c = 0; c < width; ++c)
+        sum[static_cast<std::size_t>(c)] += static_cast<double>(token[n * width + c]);
+    }
+    for (std::int64_t c = 0; c < width; ++c)
+      row[2 * c + 1] = static_cast<float>(sum[static_cast<std::size_t>(c)] / static_cast<double>(tokens_each - 1));
+  }
 }
 
 FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
@@ -37,41 +99,37 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
                               const FeatureProgress& progress) {
   require(images.size() > 0, "features", "the data set is empty");
   FeatureTable table;
-  table.width = vit.config().embed_dim;
+  table.width = options.kind.width(vit.config());
   table.values.reserve(static_cast<std::size_t>(images.size() * table.width));
-  CropPacker packer(context, vit.config().patch_px);
   Loader loader =
       make_loader(images, center_crop_views(options.short_side_px, options.crop_px), options.batch, options.threads);
   Batch batch;
   std::vector<float> rows;
   std::int64_t asked = 0;
   while (loader.next(batch)) {
-    Tape tape(context, Tape::Mode::inference);
-    Weights weights =
-        network == Network::teacher && store.teacher ? Weights::teacher(tape, store) : Weights::student(tape, store);
-    const ConstArray pixels = batch.crops(0);
-    const Tensor images_tensor =
-        context.from_host(pixels.reshaped({batch.size(), options.crop_px, options.crop_px, 3}));
-    const Tensor cls = vit.cls_features(tape, weights, packer.pack({{images_tensor}}));
-    Tensor fp32 = cls;
-    if (cls.dtype() != DType::float32) {
-      fp32 = context.empty(cls.shape(), DType::float32);
-      cast({.x = cls.array(), .y = fp32.array()}, context.stream());
-    }
-    rows.resize(static_cast<std::size_t>(cls.size()));
-    context.copy_to_host(fp32, Array(rows.data(), cls.shape()));
+    const ConstArray pixels = batch.crops(0).reshaped({batch.size(), options.crop_px, options.crop_px, 3});
+    compute_features(context, vit, store, network, pixels, options.kind, rows);
     for (std::size_t i = 0; i < batch.samples.size(); ++i, ++asked) {
       if (batch.samples[i] != asked) continue;
       const std::span row =
           std::span(rows).subspan(i * static_cast<std::size_t>(table.width), static_cast<std::size_t>(table.width));
-      normalize_row(row, images.name(asked));
+      finish_row(row, options.normalized, images.name(asked));
       table.values.insert(table.values.end(), row.begin(), row.end());
       table.labels.push_back(batch.labels[i]);
+      table.samples.push_back(asked);
     }
     if (progress) progress(asked, images.size(), loader.total_wait_ms() / 1000.0);
   }
   table.broken = loader.broken();
   return table;
+}
+
+std::string weights_fingerprint(Context& context, const ParameterStore& store, Network network) {
+  const Tensor& flat = network == Network::teacher && store.teacher ? store.teacher : store.student;
+  std::vector<float> values(static_cast<std::size_t>(flat.size()));
+  context.copy_to_host(flat, Array(values.data(), flat.shape()));
+  return fmt::format("{:016x}",
+                     stable_hash({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)}));
 }
 
 std::string describe_broken(const FeatureTable& table) {
@@ -101,8 +159,9 @@ FeatureTable pixel_features(const ImageSource& images, int side_px, int threads,
       for (std::int64_t j = 0; j < table.width; ++j) {
         table.values.push_back(static_cast<float>(pixels[static_cast<std::int64_t>(i) * table.width + j] - mean));
       }
-      normalize_row(std::span(table.values).subspan(begin), images.name(asked));
+      finish_row(std::span(table.values).subspan(begin), true, images.name(asked));
       table.labels.push_back(batch.labels[i]);
+      table.samples.push_back(asked);
     }
     if (progress) progress(asked, images.size(), loader.total_wait_ms() / 1000.0);
   }

@@ -12,11 +12,30 @@
 
 namespace dino {
 
+/// Which of a network's outputs stand for a picture.
+struct FeatureKind {
+  int blocks = 1;                // CLS tokens of the last so many blocks, each through the final norm, last block last
+  bool average_patches = false;  // with one block only: the mean of its patch tokens too, the two interleaved
+
+  /// What the official linear evaluation takes: four blocks; from a width of 768 (ViT-B) on, one with the average.
+  /// Source: README of the official repository (eval_linear.py --n_last_blocks, --avgpool_patchtokens).
+  static FeatureKind linear_probe(const VitConfig& config);
+  /// Numbers for each picture.
+  std::int64_t width(const VitConfig& config) const {
+    return std::int64_t{config.embed_dim} * (blocks + average_patches);
+  }
+  /// Throws Error where the network has no such features.
+  void check(const VitConfig& config) const;
+  bool operator==(const FeatureKind&) const = default;
+};
+
 struct FeatureOptions {
   int crop_px = 224;        // side of the centre crop; a multiple of the patch size
   int short_side_px = 256;  // the picture is first resized (bicubic) to this short side
   int batch = 32;
   int threads = 0;  // that decode; 0: one per processor
+  FeatureKind kind = {};
+  bool normalized = true;  // each row is brought to length 1
 
   /// The official proportions, 256 to 224, for a network whose native side is `image_px`.
   static FeatureOptions for_image_size(int image_px);
@@ -24,10 +43,11 @@ struct FeatureOptions {
 
 /// One row per picture that could be read, in the order of the data set.
 struct FeatureTable {
-  std::int64_t width = 0;            // C
-  std::vector<float> values;         // (n, C), each row of length 1
-  std::vector<std::int32_t> labels;  // (n), -1 where unknown
-  BrokenImages broken;               // those left out
+  std::int64_t width = 0;             // C
+  std::vector<float> values;          // (n, C), each row of length 1 unless that was not wanted
+  std::vector<std::int32_t> labels;   // (n), -1 where unknown
+  std::vector<std::int64_t> samples;  // (n), numbers of the pictures in their data set
+  BrokenImages broken;                // those left out
 
   std::int64_t rows() const { return static_cast<std::int64_t>(labels.size()); }
   ConstArray array() const { return {values.data(), DType::float32, Shape{rows(), width}}; }
@@ -36,10 +56,18 @@ struct FeatureTable {
 /// Called now and then with the pictures done so far, their number and the seconds spent waiting for data.
 using FeatureProgress = std::function<void(std::int64_t done, std::int64_t total, double wait_s)>;
 
-/// CLS features of every picture, L2-normalised. Throws Error where none can be read.
+/// Features of one batch of crops, (B, size_px, size_px, 3) uint8 on the host: row-major (B, kind.width) in `rows`, not
+/// normalised. Source: official eval_linear.py:170-176.
+void compute_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
+                      const ConstArray& pixels, const FeatureKind& kind, std::vector<float>& rows);
+
+/// Features of every picture. Throws Error where none can be read, and for features that are not finite.
 FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
                               const ImageSource& images, const FeatureOptions& options,
                               const FeatureProgress& progress = {});
+
+/// A number for a network's weights, as 16 hexadecimal digits: tells whether features were made by the same ones.
+std::string weights_fingerprint(Context& context, const ParameterStore& store, Network network);
 
 /// One line about the pictures that were left out: how many, and the first of them with its reason. Empty: none were.
 std::string describe_broken(const FeatureTable& table);

@@ -1,0 +1,55 @@
+#include "cli/network_options.h"
+
+#include "cli/machine.h"
+#include "kernels/common/error.h"
+
+#include <system_error>
+
+namespace dino {
+namespace {
+
+constexpr const char* kRunsFolder = "runs";
+
+}  // namespace
+
+void add_network_options(CLI::App& command, NetworkOptions& options, bool required) {
+  auto* weights = command
+                      .add_option("--weights", options.weights,
+                                  required ? "checkpoint or weights: .safetensors or .pth"
+                                           : "checkpoint or weights (default: the newest last.safetensors under runs/)")
+                      ->type_name("FILE");
+  if (required) weights->required();
+  command.add_option("--network", options.network, "which network of a checkpoint")
+      ->check(CLI::IsMember({"teacher", "student"}))
+      ->capture_default_str();
+  command.add_option("--device", options.device, "auto, cpu or cuda")->capture_default_str();
+  command.add_option("--threads", options.threads, "CPU threads (default: one per processor)")
+      ->check(CLI::PositiveNumber);
+}
+
+OpenNetwork::OpenNetwork(const NetworkOptions& options)
+    : weights(options.weights.empty() ? newest_checkpoint() : std::filesystem::path(options.weights)),
+      context(open_machine(options.device, options.threads)),
+      backbone(*context, weights, DType::float32,
+               {.network = options.network == "student" ? Network::student : Network::teacher}) {}
+
+std::filesystem::path newest_checkpoint() {
+  std::filesystem::path newest;
+  std::filesystem::file_time_type newest_time{};
+  std::error_code error;
+  for (const auto& run : std::filesystem::directory_iterator(kRunsFolder, error)) {
+    const std::filesystem::path checkpoint = run.path() / "last.safetensors";
+    const auto time = std::filesystem::last_write_time(checkpoint, error);
+    if (!error && (newest.empty() || time > newest_time)) {
+      newest = checkpoint;
+      newest_time = time;
+    }
+  }
+  require(!newest.empty(), "weights",
+          "no weights were given and there is no checkpoint under {}/; try --weights FILE, or train first: "
+          "./scripts/demo.sh",
+          kRunsFolder);
+  return newest;
+}
+
+}  // namespace dino
