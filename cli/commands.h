@@ -16,5 +16,8 @@ void add_attention_command(CLI::App& app, Run& run);
 void add_data_command(CLI::App& app, Run& run);
 void add_bench_command(CLI::App& app, Run& run);
 void add_convert_command(CLI::App& app, Run& run);
+void add_features_command(CLI::App& app, Run& run);
+void add_search_command(CLI::App& app, Run& run);
+void add_dedupe_command(CLI::App& app, Run& run);
 
 }  // namespace dino

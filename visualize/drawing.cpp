@@ -68,6 +68,46 @@ Image spotlight(const Image& picture, std::span<const float> mask, int columns, 
   return image;
 }
 
+Image outline(const Image& picture, std::span<const float> mask, int columns, int cell_px, int line_px, Rgb color) {
+  require(columns >= 1 && columns * cell_px == picture.width &&
+              mask.size() * static_cast<std::size_t>(cell_px) ==
+                  static_cast<std::size_t>(columns) * static_cast<std::size_t>(picture.height),
+          "drawing", "a mask of {} cells in {} columns does not cover {}×{} pixels", mask.size(), columns,
+          picture.height, picture.width);
+  const int rows = picture.height / cell_px, line = std::clamp(line_px, 1, cell_px);
+  const auto inside = [&](int row, int column) {
+    return row >= 0 && row < rows && column >= 0 && column < columns &&
+           mask[static_cast<std::size_t>(row) * static_cast<std::size_t>(columns) + static_cast<std::size_t>(column)] !=
+               0.0F;
+  };
+  Image image = picture;
+  for (int y = 0; y < image.height; ++y) {
+    for (int x = 0; x < image.width; ++x) {
+      const int row = y / cell_px, column = x / cell_px;
+      if (!inside(row, column)) continue;
+      // The neighbour whose side, edge or corner the pixel touches.
+      const auto step = [&](int at) { return at % cell_px < line ? -1 : at % cell_px >= cell_px - line ? 1 : 0; };
+      const int down = step(y), right = step(x);
+      if (!inside(row + down, column) || !inside(row, column + right) || !inside(row + down, column + right))
+        std::memcpy(pixel(image, y, x), color.data(), 3);
+    }
+  }
+  return image;
+}
+
+Image with_caption(const Image& picture, const std::string& caption) {
+  const int scale = letter_scale(picture.width);
+  const int strip_px = (kLetterHeight_px + 4) * scale;
+  Image image;
+  image.resize(picture.height + strip_px, picture.width);
+  std::fill(image.rgb.begin(), image.rgb.end(), std::uint8_t{255});
+  std::copy(picture.rgb.begin(), picture.rgb.end(), image.rgb.begin());
+  std::string text = caption;
+  while (!text.empty() && text_width(text, scale) > picture.width) text.pop_back();
+  draw_text(image, (picture.width - text_width(text, scale)) / 2, picture.height + 3 * scale, text, scale);
+  return image;
+}
+
 Image reduce_to(const Image& picture, int limit_px) {
   require(limit_px >= 1, "drawing", "pictures cannot be reduced to {} pixels", limit_px);
   int factor = std::max(1, (std::max(picture.height, picture.width) + limit_px - 1) / limit_px);

@@ -18,6 +18,14 @@ Image blend(const Image& under, const Image& over, double share);
 /// The picture with every cell whose mask is 0 turned grey and dark.
 Image spotlight(const Image& picture, std::span<const float> mask, int columns, int cell_px);
 
+/// The picture with a line of `line_px` pixels around the cells whose mask is not 0, inside of them. The rest stays as
+/// it is.
+Image outline(const Image& picture, std::span<const float> mask, int columns, int cell_px, int line_px,
+              Rgb color = {255, 230, 0});
+
+/// The picture on a strip of white that holds a line of text, cut off where it does not fit.
+Image with_caption(const Image& picture, const std::string& caption);
+
 /// The picture reduced by the smallest whole number so that no side exceeds `limit_px`: means of square blocks, the
 /// remainder at the bottom and on the right cut off.
 Image reduce_to(const Image& picture, int limit_px);
