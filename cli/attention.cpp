@@ -1,16 +1,21 @@
 #include "cli/commands.h"
+#include "cli/network_options.h"
 #include "data/decode.h"
+#include "data/png.h"
 #include "engine/files.h"
 #include "engine/progress.h"
 #include "kernels/common/error.h"
-#include "models/backbone.h"
 #include "visualize/attention_pictures.h"
+#include "visualize/attention_rollout.h"
+#include "visualize/terminal_preview.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -18,39 +23,19 @@
 namespace dino {
 namespace {
 
-constexpr const char* kRunsFolder = "runs";
-
 struct Options {
   std::vector<std::string> images;
-  std::string weights;
-  std::string network = "teacher";
+  NetworkOptions network;
+  std::vector<std::string> weights;  // several: compared
   std::string output = "attention";
   std::string head = "all";
+  std::string colors = "heat";
   std::string raw;
   int image_px = 480;
   int limit = 0;
+  bool rollout = false, contours = false, preview = false;
   AttentionOptions attention;
 };
-
-/// The newest checkpoint of the runs in the default folder.
-std::filesystem::path newest_checkpoint() {
-  std::filesystem::path newest;
-  std::filesystem::file_time_type newest_time{};
-  std::error_code error;
-  for (const auto& run : std::filesystem::directory_iterator(kRunsFolder, error)) {
-    const std::filesystem::path checkpoint = run.path() / "last.safetensors";
-    const auto time = std::filesystem::last_write_time(checkpoint, error);
-    if (!error && (newest.empty() || time > newest_time)) {
-      newest = checkpoint;
-      newest_time = time;
-    }
-  }
-  require(!newest.empty(), "attention",
-          "no weights were given and there is no checkpoint under {}/; try --weights FILE, or train first: "
-          "./scripts/demo.sh",
-          kRunsFolder);
-  return newest;
-}
 
 /// Names for the pictures of each image: its stem, behind its folder's name where several images have that stem, and
 /// with a number where even these are alike.
@@ -77,6 +62,92 @@ void require_writable(const Options& options) {
   if (!options.raw.empty()) const AtomicFile trial(options.raw);
 }
 
+AttentionMaps maps_of(const OpenNetwork& open, const Image& prepared, const Options& options) {
+  Tape tape(*open.context, Tape::Mode::inference);
+  Weights weights = Weights::student(tape, open.backbone.store);
+  return options.rollout ? compute_rollout(open.backbone.vit, weights, prepared, options.attention)
+                         : compute_attention(open.backbone.vit, weights, prepared, options.attention);
+}
+
+/// Where the pictures of one image went, and the one that shows most.
+struct Drawn {
+  std::string summary;
+  std::filesystem::path sheet;
+};
+
+/// Decodes every image, and calls `draw(image, number)` for it; one that cannot be drawn is left out, and is an error
+/// in the end.
+void draw_images(const Options& options, const std::function<Drawn(const Image&, std::size_t)>& draw) {
+  std::size_t broken = 0;
+  Progress progress("images", static_cast<std::int64_t>(options.images.size()), 0, stdout);
+  for (std::size_t i = 0; i < options.images.size(); ++i) {
+    progress.update(static_cast<std::int64_t>(i), "| " + options.images[i]);
+    Image picture;
+    try {
+      decode_image_file(options.images[i], {}, picture);
+      const Drawn drawn = draw(picture, i);
+      progress.message(fmt::format("{}: {}", options.images[i], drawn.summary));
+      if (!options.preview) continue;
+      decode_image_file(drawn.sheet, {}, picture);
+      fmt::print("{}", terminal_preview(picture, terminal_columns()));
+    } catch (const Error& error) {
+      if (options.images.size() == 1) throw;
+      progress.message(fmt::format("left out: {}", error.what()));
+      ++broken;
+    }
+  }
+  require(broken == 0, "attention", "{} of {} images were left out, for the reasons above", broken,
+          options.images.size());
+}
+
+AttentionPictureOptions picture_options(const Options& options) {
+  return {.colors = color_map_named(options.colors),
+          .contours = options.contours,
+          .mean_name = options.rollout ? "rollout" : "mean"};
+}
+
+/// What the sheet of a comparison calls each network: the file's name, behind its folder's where names are alike.
+std::vector<std::string> network_names(const std::vector<std::string>& weights) {
+  std::set<std::string> names;
+  for (const std::string& file : weights) names.insert(std::filesystem::path(file).stem().string());
+  std::vector<std::string> result;
+  for (const std::string& file : weights) {
+    const std::filesystem::path path(file);
+    const std::string folder = path.parent_path().filename().string();
+    const bool alike = names.size() < weights.size() && !folder.empty();
+    result.push_back(alike ? folder + "/" + path.stem().string() : path.stem().string());
+  }
+  return result;
+}
+
+int compare_networks(const Options& options) {
+  require(options.raw.empty(), "attention", "--raw writes the numbers of one network; got {} --weights, expected one",
+          options.weights.size());
+  require(options.head == "all", "attention", "a comparison shows all heads; got --head {}; try without it",
+          options.head);
+  std::vector<std::unique_ptr<OpenNetwork>> networks;
+  for (const std::string& weights : options.weights) {
+    NetworkOptions one = options.network;
+    one.weights = weights;
+    networks.push_back(std::make_unique<OpenNetwork>(one));
+  }
+  const std::vector<std::string> names = network_names(options.weights), stems = unique_stems(options.images);
+  require_writable(options);
+  draw_images(options, [&](const Image& picture, std::size_t i) {
+    std::vector<ComparedAttention> rows;
+    for (std::size_t n = 0; n < networks.size(); ++n) {
+      Image prepared = prepare_attention_image(picture, options.image_px, networks[n]->backbone.vit.config().patch_px);
+      AttentionMaps maps = maps_of(*networks[n], prepared, options);
+      rows.push_back({names[n], std::move(prepared), std::move(maps)});
+    }
+    const Image sheet = comparison_sheet(rows, picture_options(options), networks[0]->context->stream());
+    const std::filesystem::path path = std::filesystem::path(options.output) / (stems[i] + "_compare.png");
+    write_png(path, sheet.rgb, sheet.height, sheet.width, 3);
+    return Drawn{fmt::format("{} networks on {}", networks.size(), path.string()), path};
+  });
+  return 0;
+}
+
 int attention_command(Options options) {
   if (options.limit > 0 && options.images.size() > static_cast<std::size_t>(options.limit)) {
     // Spread over the list, so that a sorted one shows more than its first folder.
@@ -87,42 +158,32 @@ int attention_command(Options options) {
     }
     options.images = chosen;
   }
-  const std::filesystem::path weights_path =
-      options.weights.empty() ? newest_checkpoint() : std::filesystem::path(options.weights);
-  if (options.weights.empty()) fmt::print("weights: {}\n", weights_path.string());
-  const auto context = make_cpu_context();
-  const Network network = options.network == "student" ? Network::student : Network::teacher;
-  const Backbone backbone(*context, weights_path, DType::float32, {.network = network});
-  const std::vector<int> heads = select_heads(options.head, backbone.vit.config().heads);
+  if (options.weights.size() > 1) return compare_networks(options);
+  if (!options.weights.empty()) options.network.weights = options.weights[0];
+  const OpenNetwork open(options.network);
+  if (options.weights.empty()) fmt::print("weights: {}\n", open.weights.string());
+  const VitConfig& config = open.backbone.vit.config();
+  AttentionPictureOptions pictures = picture_options(options);
+  pictures.heads = options.rollout ? select_heads("mean", 0) : select_heads(options.head, config.heads);
   require_writable(options);
 
   const std::vector<std::string> stems = unique_stems(options.images);
   std::vector<AttentionMaps> all_maps;
   std::vector<std::string> map_names;
-  std::size_t broken = 0;
-  Progress progress("images", static_cast<std::int64_t>(options.images.size()), 0, stdout);
-  for (std::size_t i = 0; i < options.images.size(); ++i) {
-    progress.update(static_cast<std::int64_t>(i), "| " + options.images[i]);
-    Image prepared;
-    try {
-      Image picture;
-      decode_image_file(options.images[i], {}, picture);
-      prepared = prepare_attention_image(picture, options.image_px, backbone.vit.config().patch_px);
-    } catch (const Error& error) {
-      if (options.images.size() == 1) throw;
-      progress.message(fmt::format("left out: {}", error.what()));
-      ++broken;
-      continue;
-    }
-    Tape tape(*context, Tape::Mode::inference);
-    Weights weights = Weights::student(tape, backbone.store);
-    AttentionMaps maps = compute_attention(backbone.vit, weights, prepared, options.attention);
-    const auto written = write_attention_pictures(maps, prepared, options.output, stems[i], {.heads = heads});
-    progress.message(
-        fmt::format("{}: {} pictures, all on {}", options.images[i], written.size(), written.back().string()));
-    if (options.raw.empty()) continue;
-    all_maps.push_back(std::move(maps));
-    map_names.push_back(stems[i]);
+  std::exception_ptr left_out;
+  try {
+    draw_images(options, [&](const Image& picture, std::size_t i) {
+      const Image prepared = prepare_attention_image(picture, options.image_px, config.patch_px);
+      AttentionMaps maps = maps_of(open, prepared, options);
+      const auto written = write_attention_pictures(maps, prepared, options.output, stems[i], pictures);
+      if (!options.raw.empty()) {
+        all_maps.push_back(std::move(maps));
+        map_names.push_back(stems[i]);
+      }
+      return Drawn{fmt::format("{} pictures, all on {}", written.size(), written.back().string()), written.back()};
+    });
+  } catch (const Error&) {
+    left_out = std::current_exception();  // the numbers of the others are written first
   }
   if (!options.raw.empty() && !all_maps.empty()) {
     std::vector<NamedArray> arrays;
@@ -130,10 +191,9 @@ int attention_command(Options options) {
       const auto of_image = attention_arrays(all_maps[i], options.images.size() == 1 ? "" : map_names[i] + ".");
       arrays.insert(arrays.end(), of_image.begin(), of_image.end());
     }
-    write_safetensors(options.raw, arrays, {{"weights", weights_path.string()}});
+    write_safetensors(options.raw, arrays, {{"weights", open.weights.string()}});
   }
-  require(broken == 0, "attention", "{} of {} images were left out, for the reasons above", broken,
-          options.images.size());
+  if (left_out) std::rethrow_exception(left_out);
   return 0;
 }
 
@@ -146,16 +206,22 @@ void add_attention_command(CLI::App& app, Run& run) {
       "all.\n\n"
       "  dino_cuda attention photo.jpg\n"
       "  dino_cuda attention photo.jpg --weights dino_deitsmall8_pretrain.pth --output pictures --image-size 480\n"
-      "  dino_cuda attention *.jpg --head mean --raw maps.safetensors\n");
+      "  dino_cuda attention *.jpg --head mean --raw maps.safetensors\n"
+      "  dino_cuda attention photo.jpg --layer 0 --contours --colors viridis\n"
+      "  dino_cuda attention photo.jpg --rollout --preview      all layers together, shown in the terminal too\n"
+      "  dino_cuda attention photo.jpg --weights runs/a/last.safetensors --weights runs/b/last.safetensors\n");
   auto options = std::make_shared<Options>();
   command->add_option("images", options->images, "JPEG, PNG, …")->required()->type_name("IMAGE");
   command
       ->add_option("--weights", options->weights,
-                   "checkpoint or weights (default: the newest last.safetensors under runs/)")
+                   "checkpoint or weights (default: the newest last.safetensors under runs/); given several times: one "
+                   "sheet with a row for each")
+      ->allow_extra_args(false)
       ->type_name("FILE");
-  command->add_option("--network", options->network, "which network of a checkpoint")
+  command->add_option("--network", options->network.network, "which network of a checkpoint")
       ->check(CLI::IsMember({"teacher", "student"}))
       ->capture_default_str();
+  command->add_option("--device", options->network.device, "auto, cpu or cuda")->capture_default_str();
   command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
   command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the image")
       ->check(CLI::Range(1, 8192))
@@ -165,6 +231,15 @@ void add_attention_command(CLI::App& app, Run& run) {
       ->capture_default_str();
   command->add_option("--layer", options->attention.layer, "block, negative from the end")->capture_default_str();
   command->add_option("--head", options->head, "all, mean, or the number of a head")->capture_default_str();
+  command->add_flag("--rollout", options->rollout,
+                    "attention of all layers together instead of one: their products, with a half of each for the "
+                    "residual (Abnar and Zuidema)");
+  command->add_flag("--contours", options->contours, "also outline the masks on the picture");
+  command->add_option("--colors", options->colors, "heat, viridis, inferno, or turbo (a rainbow)")
+      ->check(CLI::IsMember({"heat", "viridis", "inferno", "turbo"}))
+      ->capture_default_str();
+  command->add_flag("--preview", options->preview,
+                    "also show the sheet in the terminal, which must know 24-bit colours");
   command->add_option("--raw", options->raw, "also write the numbers as safetensors")->type_name("FILE");
   command->add_option("--limit", options->limit, "draw only so many of the images, spread over the list")
       ->check(CLI::PositiveNumber);

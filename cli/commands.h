@@ -19,5 +19,7 @@ void add_convert_command(CLI::App& app, Run& run);
 void add_features_command(CLI::App& app, Run& run);
 void add_search_command(CLI::App& app, Run& run);
 void add_dedupe_command(CLI::App& app, Run& run);
+void add_pca_command(CLI::App& app, Run& run);
+void add_video_command(CLI::App& app, Run& run);
 
 }  // namespace dino

@@ -157,7 +157,7 @@ void add_eval_linear(CLI::App& eval, Run& run) {
       "a classifier of\n"
       "its own on the same features.\n\n"
       "  dino_cuda eval linear --weights runs/mine/last.safetensors --train my/train --test my/test\n"
-      "  dino_cuda eval linear … --cached                  minutes instead of hours without a GPU: features only once\n"
+      "  dino_cuda eval linear … --cached                  features only once, for machines without a GPU\n"
       "  dino_cuda eval linear … --choose held-out         the choice of learning rate and epoch does not see the "
       "test\n"
       "  dino_cuda eval linear … --state probe.safetensors --resume\n");

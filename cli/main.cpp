@@ -74,6 +74,8 @@ int run_program(int argc, char** argv) {
   dino::add_features_command(app, run);
   dino::add_search_command(app, run);
   dino::add_dedupe_command(app, run);
+  dino::add_pca_command(app, run);
+  dino::add_video_command(app, run);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const bool takes_keys = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "bench");

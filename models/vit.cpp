@@ -173,6 +173,18 @@ std::vector<Tensor> Vit::last_cls(Tape& tape, Weights& weights, const PackedCrop
   return last_outputs(tape, weights, crops, blocks, Rows::cls);
 }
 
+std::vector<Tensor> Vit::block_qkv(Tape& tape, Weights& weights, const PackedCrops& crops) const {
+  std::vector<Tensor> outputs;
+  State state = embed(tape, weights, crops);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const Linear& qkv = blocks_[i].qkv;
+    outputs.push_back(
+        linear(tape, state.normalized, weights(qkv.weight), qkv.bias ? weights(*qkv.bias) : Tensor()).detach());
+    if (i + 1 < blocks_.size()) state = run_block(tape, weights, crops, i, Rows::all, state, {});
+  }
+  return outputs;
+}
+
 Tensor Vit::cls_attention(Tape& tape, Weights& weights, const PackedCrops& crops, int layer) const {
   const int at = layer < 0 ? config_.depth + layer : layer;
   require(at >= 0 && at < config_.depth, "vit", "there is no block {}; the network has {}", layer, config_.depth);

@@ -35,6 +35,10 @@ class Vit {
   /// The CLS rows of last_tokens(): (S, C), the last block last; computed at the cost of cls_features().
   std::vector<Tensor> last_cls(Tape& tape, Weights& weights, const PackedCrops& crops, int blocks = 1) const;
 
+  /// Queries, keys and values of all tokens in each block: (T, 3C), columns as AttentionForward's, the first block
+  /// first. For looking at all of the attention; not differentiable.
+  std::vector<Tensor> block_qkv(Tape& tape, Weights& weights, const PackedCrops& crops) const;
+
   /// Attention of each CLS token to the tokens of its sequence (CLS itself included) in block `layer`, negative from
   /// the end: (H, T) fp32. No N×N matrix is made.
   Tensor cls_attention(Tape& tape, Weights& weights, const PackedCrops& crops, int layer = -1) const;

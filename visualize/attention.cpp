@@ -113,12 +113,11 @@ std::vector<float> threshold_mask(std::span<const float> values, double threshol
 std::vector<NamedArray> attention_arrays(const AttentionMaps& maps, const std::string& prefix) {
   const Shape per_head{maps.heads, maps.rows, maps.columns};
   const Shape single{maps.rows, maps.columns};
-  std::vector<NamedArray> arrays{{prefix + "attention", ConstArray(maps.attention.data(), per_head)},
-                                 {prefix + "mean", ConstArray(maps.mean.data(), single)}};
-  if (!maps.mask.empty()) {
-    arrays.push_back({prefix + "mask", ConstArray(maps.mask.data(), per_head)});
-    arrays.push_back({prefix + "mean_mask", ConstArray(maps.mean_mask.data(), single)});
-  }
+  std::vector<NamedArray> arrays;
+  if (maps.heads > 0) arrays.push_back({prefix + "attention", ConstArray(maps.attention.data(), per_head)});
+  arrays.push_back({prefix + "mean", ConstArray(maps.mean.data(), single)});
+  if (!maps.mask.empty()) arrays.push_back({prefix + "mask", ConstArray(maps.mask.data(), per_head)});
+  if (!maps.mean_mask.empty()) arrays.push_back({prefix + "mean_mask", ConstArray(maps.mean_mask.data(), single)});
   return arrays;
 }
 

@@ -18,7 +18,7 @@ struct AttentionOptions {
 
 /// What the CLS token of a picture looks at (official visualize_attention.py).
 struct AttentionMaps {
-  int heads = 0;
+  int heads = 0;              // 0 where only `mean` is meant, as for a rollout
   int rows = 0, columns = 0;  // patches
   int patch_px = 0;
   std::vector<float> attention;  // (H, rows, columns): the CLS row of each head without its CLS column

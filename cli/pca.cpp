@@ -1,0 +1,130 @@
+#include "cli/commands.h"
+#include "cli/network_options.h"
+#include "data/decode.h"
+#include "data/png.h"
+#include "engine/files.h"
+#include "engine/progress.h"
+#include "kernels/common/error.h"
+#include "visualize/attention.h"
+#include "visualize/drawing.h"
+#include "visualize/patch_pca.h"
+#include "visualize/terminal_preview.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+namespace dino {
+namespace {
+
+struct PcaCommand {
+  std::vector<std::string> images;
+  NetworkOptions network;
+  std::string output = "pca";
+  int image_px = 480;
+  int tile_px = 240;
+  bool whole = false, preview = false;
+};
+
+/// A picture on a white square of `side_px`, reduced where it is larger.
+Image on_square(const Image& picture, int side_px) {
+  const Image small = reduce_to(picture, side_px);
+  Image square;
+  square.resize(side_px, side_px);
+  std::fill(square.rgb.begin(), square.rgb.end(), std::uint8_t{255});
+  const int top = (side_px - small.height) / 2, left = (side_px - small.width) / 2;
+  for (int y = 0; y < small.height; ++y)
+    std::copy_n(small.rgb.begin() + static_cast<std::ptrdiff_t>(y) * small.width * 3, small.width * 3,
+                square.rgb.begin() + (static_cast<std::ptrdiff_t>(top + y) * side_px + left) * 3);
+  return square;
+}
+
+int draw_pca(const PcaCommand& options) {
+  const OpenNetwork open(options.network);
+  if (options.network.weights.empty()) fmt::print("weights: {}\n", open.weights.string());
+  make_output_folder(options.output);
+  const int patch_px = open.backbone.vit.config().patch_px;
+  std::vector<Image> prepared;
+  std::vector<PatchTokens> tokens;
+  {
+    Progress bar("images", static_cast<std::int64_t>(options.images.size()));
+    for (const std::string& image : options.images) {
+      Image picture;
+      decode_image_file(image, {}, picture);
+      prepared.push_back(prepare_attention_image(picture, options.image_px, patch_px));
+      Tape tape(*open.context, Tape::Mode::inference);
+      Weights weights = Weights::student(tape, open.backbone.store);
+      tokens.push_back(patch_tokens(open.backbone.vit, weights, prepared.back()));
+      bar.update(static_cast<std::int64_t>(tokens.size()));
+    }
+  }
+  const PatchColors colors = color_patches(tokens, !options.whole);
+
+  std::vector<Image> inputs, pictures;
+  const std::filesystem::path folder(options.output);
+  for (std::size_t i = 0; i < prepared.size(); ++i) {
+    const Image drawn = enlarge_cells(colors.colors[i], tokens[i].rows, tokens[i].columns, patch_px);
+    const auto path =
+        folder / fmt::format("{:02}_{}_pca.png", i, std::filesystem::path(options.images[i]).stem().string());
+    write_png(path, drawn.rgb, drawn.height, drawn.width, 3);
+    inputs.push_back(on_square(prepared[i], options.tile_px));
+    pictures.push_back(on_square(drawn, options.tile_px));
+  }
+  // Rows of at most eight pictures, each above its colours.
+  const std::size_t columns = std::min<std::size_t>(8, inputs.size());
+  std::vector<Image> tiles;
+  for (std::size_t begin = 0; begin < inputs.size(); begin += columns) {
+    for (const auto* row : {&inputs, &pictures}) {
+      for (std::size_t i = begin; i < begin + columns; ++i) {
+        if (i < row->size()) {
+          tiles.push_back((*row)[i]);
+        } else {
+          tiles.push_back(tiles.front());
+          std::fill(tiles.back().rgb.begin(), tiles.back().rgb.end(), std::uint8_t{255});
+        }
+      }
+    }
+  }
+  const Image sheet = tile(tiles, static_cast<int>(columns));
+  const auto path = folder / "pca_sheet.png";
+  write_png(path, sheet.rgb, sheet.height, sheet.width, 3);
+  fmt::print("{} images on {}; red, green and blue stand for {:.0f} %, {:.0f} % and {:.0f} % of the variance{}\n",
+             prepared.size(), path.string(), 100 * colors.explained[0], 100 * colors.explained[1],
+             100 * colors.explained[2], options.whole ? "" : " in the foreground");
+  if (options.preview) fmt::print("{}", terminal_preview(sheet, terminal_columns()));
+  return 0;
+}
+
+}  // namespace
+
+void add_pca_command(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand(
+      "pca",
+      "Colour the patches of pictures by what the network makes of them: three principal components of the patch "
+      "tokens "
+      "become red, green\n"
+      "and blue, in one basis for all pictures, so that like parts have like colours across them. The first component "
+      "tells the\n"
+      "foreground, which is analysed on its own, from the background, which is black.\n\n"
+      "  dino_cuda pca dogs/*.jpg --weights dino_deitsmall8_pretrain.pth\n"
+      "  dino_cuda pca photo.jpg --whole                        no foreground: all patches in colour\n");
+  auto options = std::make_shared<PcaCommand>();
+  command->add_option("images", options->images, "JPEG, PNG, …")->required()->type_name("IMAGE");
+  add_network_options(*command, options->network, false);
+  command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
+  command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the images")
+      ->check(CLI::Range(1, 8192))
+      ->capture_default_str();
+  command->add_option("--tile", options->tile_px, "side of a picture on the sheet in pixels")
+      ->check(CLI::Range(16, 1024))
+      ->capture_default_str();
+  command->add_flag("--whole", options->whole, "colour all patches instead of the foreground only");
+  command->add_flag("--preview", options->preview,
+                    "also show the sheet in the terminal, which must know 24-bit colours");
+  command->callback([options, &run] { run = [options] { return draw_pca(*options); }; });
+}
+
+}  // namespace dino
