@@ -1,18 +1,78 @@
 #include "cli/machine.h"
 
+#include "engine/context_cuda.h"
+#include "engine/device_choice.h"
 #include "kernels/common/error.h"
 
 #include <omp.h>
 
+#include <algorithm>
 #include <fstream>
 
 namespace dino {
+namespace {
+
+/// This build's view of CUDA.
+CudaSurvey look_for_cuda() {
+  if (&survey_cuda != nullptr) return survey_cuda();
+  return {.devices = {},
+          .obstacle =
+              "this program was built without the CUDA toolkit; try a build with nvcc on the PATH, or "
+              "device cpu"};
+}
+
+std::string list_of(const std::vector<CudaDevice>& devices) {
+  std::string list;
+  for (const CudaDevice& device : devices) {
+    list += fmt::format("{}cuda:{} ({})", list.empty() ? "" : ", ", device.ordinal, device.name);
+  }
+  return list;
+}
+
+}  // namespace
 
 std::unique_ptr<Context> open_machine(const std::string& device, int threads) {
   if (threads > 0) omp_set_num_threads(threads);
-  require(device != "cuda", "device", "this build knows no CUDA; got device cuda, expected auto or cpu");
-  require(device == "auto" || device == "cpu", "device", "unknown device; got {}, expected auto, cpu or cuda", device);
-  return make_cpu_context();
+  const DeviceChoice choice = DeviceChoice::parse(device);
+  if (choice.kind == DeviceChoice::Kind::cpu) return make_cpu_context();
+  const CudaSurvey survey = look_for_cuda();
+  if (choice.kind == DeviceChoice::Kind::automatic) {
+    if (survey.devices.empty()) return make_cpu_context();
+    return make_cuda_context(survey.devices.front().ordinal);
+  }
+  require(!survey.devices.empty(), "device", "device {} is not to be had: {}", device, survey.obstacle);
+  require(std::any_of(survey.devices.begin(), survey.devices.end(),
+                      [&](const CudaDevice& found) { return found.ordinal == choice.ordinal; }),
+          "device", "there is no device cuda:{}; expected one of {}", choice.ordinal, list_of(survey.devices));
+  return make_cuda_context(choice.ordinal);
+}
+
+std::string describe_device(Context& context, const std::string& device) {
+  const CudaSurvey survey = context.device() == Device::cuda || device == "auto" ? look_for_cuda() : CudaSurvey{};
+  if (context.device() == Device::cpu) {
+    return fmt::format("CPU, {} threads{}", omp_get_max_threads(),
+                       survey.obstacle.empty() ? "" : fmt::format(" (no GPU: {})", survey.obstacle));
+  }
+  for (const CudaDevice& found : survey.devices) {
+    if (found.ordinal != context.stream().ordinal()) continue;
+    return fmt::format("{} (cuda:{}), {} GiB", found.name, found.ordinal, found.memory_bytes >> 30);
+  }
+  return fmt::format("cuda:{}", context.stream().ordinal());
+}
+
+void add_device_option(CLI::App& command, std::string& device) {
+  command
+      .add_option("--device", device,
+                  "auto, cpu, cuda or cuda:N; auto is the first GPU where there are a driver and a card, else the CPU")
+      ->check([](const std::string& text) {
+        try {
+          DeviceChoice::parse(text);
+          return std::string();
+        } catch (const Error& error) {
+          return std::string(error.what());
+        }
+      })
+      ->capture_default_str();
 }
 
 std::string machine_name() {

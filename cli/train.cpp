@@ -30,7 +30,7 @@ int train_command(const Options& options) {
   require(!config.data_path.empty(), "train", "no images; try --data_path FOLDER");
   const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
   const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
-  fmt::print(stderr, "{}\n", images->summary());
+  fmt::print(stderr, "{}\ndevice: {}\n", images->summary(), describe_device(*context, config.device));
   SingleProcess communicator;
   return train(*context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
                make_knn_monitor(*context, config));

@@ -10,6 +10,7 @@ if(NOT DINO_CUDA STREQUAL "OFF")
     set(DINO_HAS_CUDA ON)
     # CMake 3.25 does not know that CUDA 13 speaks C++20.
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    find_package(CUDAToolkit REQUIRED)
   elseif(DINO_CUDA STREQUAL "ON")
     message(FATAL_ERROR "DINO_CUDA is ON, and there is no CUDA compiler: put nvcc on the PATH, or leave DINO_CUDA at AUTO")
   else()
@@ -22,6 +23,19 @@ add_library(dino_cuda_options INTERFACE)
 target_include_directories(dino_cuda_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_link_libraries(dino_cuda_options INTERFACE fmt::fmt)
 target_compile_options(dino_cuda_options INTERFACE
-  --expt-relaxed-constexpr --Werror=all-warnings -Xptxas=--warn-on-spills,--warning-as-error)
+  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--Werror=all-warnings;-Xptxas=--warn-on-spills,--warning-as-error>"
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror>")
 # fmt takes nvcc for a compiler without constexpr, of half of which it then makes use.
 target_compile_definitions(dino_cuda_options INTERFACE FMT_USE_CONSTEXPR=1)
+
+# What a program needs in which CUDA objects are linked. The runtime is linked into it and asks for the driver at run
+# time; cuBLASLt, half a gigabyte, is loaded at run time (kernels/common/cuda/cublas_lt_library.cpp) from lib/ beside the
+# program or from this toolkit. So the program starts on every machine.
+add_library(dino_cuda_runtime INTERFACE)
+if(DINO_HAS_CUDA)
+  target_include_directories(dino_cuda_options SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(dino_cuda_runtime INTERFACE CUDA::cudart_static ${CMAKE_DL_LIBS})
+  set(CMAKE_BUILD_RPATH "$ORIGIN/lib;${CUDAToolkit_LIBRARY_DIR}")
+  # RPATH and not RUNPATH: also for what the libraries in lib/ ask for.
+  target_link_options(dino_cuda_runtime INTERFACE LINKER:--disable-new-dtags)
+endif()

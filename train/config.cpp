@@ -1,5 +1,6 @@
 #include "train/config.h"
 
+#include "engine/device_choice.h"
 #include "engine/files.h"
 #include "kernels/common/error.h"
 #include "train/config_table.h"
@@ -302,6 +303,7 @@ void override_config(TrainConfig& config, std::string_view key, std::string_view
 
 void check_config(const TrainConfig& c) {
   const auto check = [](bool holds, const std::string& message) { require(holds, "config", "{}", message); };
+  DeviceChoice::parse(c.device);
   check(c.global_crops_size % c.patch_size == 0,
         fmt::format("global_crops_size must be a multiple of patch_size; got {} and {}", c.global_crops_size,
                     c.patch_size));

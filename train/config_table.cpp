@@ -81,7 +81,7 @@ const ConfigField kTable[] = {
   {kRun, "seed", &C::seed, at_least(0), "of weights, order, crops and drop path"},
   {kRun, "num_workers", &C::num_workers, between(0, 1024), "threads that decode and augment; 0 = one per core"},
   {kRun, "threads", &C::threads, between(0, 4096), "threads that compute on the CPU; 0 = OMP_NUM_THREADS, else one per core"},
-  {kRun, "device", &C::device, one_of("auto|cpu|cuda"), "auto = cuda where there is a driver and a card, else cpu"},
+  {kRun, "device", &C::device, any(), "cpu, cuda, cuda:N, or auto = the first GPU where there are a driver and a card, else cpu"},
 
   {kKnn, "knn_every", &C::knn_every, at_least(0), "classify by nearest neighbours before the first epoch, after every n-th and after the last; 0 = never"},
   {kKnn, "knn_train_path", &C::knn_train_path, any(), "labelled images to compare with; empty = those of data_path"},

@@ -3,6 +3,7 @@
 #include "kernels/matmul/widened_matmul.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
 
 #include <cmath>
@@ -62,16 +63,21 @@ void check(const Case& c, Stream& stream, Multiply multiply = matmul) {
   args.y = expected.array();
   if (c.preactivation) args.preactivation = expected_z.array();
   reference::matmul(args);
-  // fp32 sums over k; then at most two bf16 roundings, of the value before the GELU and of its result.
+  // fp32 sums over k; then at most two bf16 roundings of 2⁻⁸: of the value before the GELU, of whose relative error the
+  // GELU of a positive value makes at most 1.3 times as much, and of its result.
+  const bool rounds_twice = c.gelu && c.result == DType::bfloat16;
   const double tolerance = c.result == DType::float32 ? 1e-6 : 4e-3;
-  check_close(y, expected, tolerance, "y");
+  check_close(y, expected, rounds_twice ? 2.3 * 4e-3 : tolerance, "y");
   if (c.preactivation) check_close(z, expected_z, tolerance, "preactivation");
 }
 
 }  // namespace
 
-TEST_CASE("matmul agrees with the oracle for every size, transpose and element type") {
-  const auto stream = make_cpu_stream();
+static void check_sizes(Stream& stream);
+TEST_CASE("matmul agrees with the oracle for every size, transpose and element type", "[device]") {
+  every_stream(check_sizes);
+}
+static void check_sizes(Stream& stream) {
   for (const Size& size :
        {Size{1, 1, 1}, Size{3, 5, 7}, Size{1, 33, 17}, Size{33, 1, 65}, Size{37, 65, 129}, Size{64, 48, 16}}) {
     for (const bool transpose_a : {false, true}) {
@@ -88,7 +94,7 @@ TEST_CASE("matmul agrees with the oracle for every size, transpose and element t
                        .bias = misalign == 1,
                        .mode = mode,
                        .misalign = misalign},
-                      *stream);
+                      stream);
               }
             }
           }
@@ -98,8 +104,9 @@ TEST_CASE("matmul agrees with the oracle for every size, transpose and element t
   }
 }
 
-TEST_CASE("matmul adds a bias and applies the GELU") {
-  const auto stream = make_cpu_stream();
+static void check_bias_and_gelu(Stream& stream);
+TEST_CASE("matmul adds a bias and applies the GELU", "[device]") { every_stream(check_bias_and_gelu); }
+static void check_bias_and_gelu(Stream& stream) {
   for (const Size& size : {Size{1, 1, 1}, Size{19, 37, 21}, Size{130, 96, 48}}) {
     for (const DType operands : {DType::float32, DType::bfloat16}) {
       for (const DType result : {DType::float32, DType::bfloat16}) {
@@ -114,7 +121,7 @@ TEST_CASE("matmul adds a bias and applies the GELU") {
                      .gelu = true,
                      .preactivation = preactivation,
                      .misalign = 1},
-                    *stream);
+                    stream);
             }
           }
         }
@@ -123,10 +130,11 @@ TEST_CASE("matmul adds a bias and applies the GELU") {
   }
 }
 
-TEST_CASE("matmul agrees with the oracle on shapes of DINO") {
-  const auto stream = make_cpu_stream();
+static void check_dino_shapes(Stream& stream);
+TEST_CASE("matmul agrees with the oracle on shapes of DINO", "[device]") { every_stream(check_dino_shapes); }
+static void check_dino_shapes(Stream& stream) {
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
-    check({.size = {197, 192, 192}, .operands = dtype, .result = dtype, .transpose_b = true, .bias = true}, *stream);
+    check({.size = {197, 192, 192}, .operands = dtype, .result = dtype, .transpose_b = true, .bias = true}, stream);
     check({.size = {100, 768, 192},
            .operands = dtype,
            .result = dtype,
@@ -134,9 +142,9 @@ TEST_CASE("matmul agrees with the oracle on shapes of DINO") {
            .bias = true,
            .gelu = true,
            .preactivation = true},
-          *stream);
-    check({.size = {192, 384, 300}, .operands = dtype, .transpose_a = true, .mode = GradientMode::accumulate}, *stream);
-    check({.size = {10, 4096, 64}, .operands = dtype, .result = dtype, .transpose_b = true}, *stream);
+          stream);
+    check({.size = {192, 384, 300}, .operands = dtype, .transpose_a = true, .mode = GradientMode::accumulate}, stream);
+    check({.size = {10, 4096, 64}, .operands = dtype, .result = dtype, .transpose_b = true}, stream);
   }
 }
 
@@ -210,24 +218,26 @@ TEST_CASE("the processor's own bf16 products agree with the oracle, whether they
   }
 }
 
-TEST_CASE("matmul repeats itself bit by bit") {
-  const auto stream = make_cpu_stream();
+static void check_repetition(Stream& stream);
+TEST_CASE("matmul repeats itself bit by bit", "[device]") { every_stream(check_repetition); }
+static void check_repetition(Stream& stream) {
   const HostArray a = random_normal(DType::float32, {70, 90}, 1);
   const HostArray b = random_normal(DType::float32, {90, 110}, 2);
   HostArray first(DType::float32, {70, 110});
   HostArray second(DType::float32, {70, 110});
-  matmul({.a = a, .b = b, .y = first}, *stream);
-  matmul({.a = a, .b = b, .y = second}, *stream);
+  matmul({.a = a, .b = b, .y = first}, stream);
+  matmul({.a = a, .b = b, .y = second}, stream);
   check_close(second, first, 0.0, "the second run");
 }
 
-TEST_CASE("matmul does nothing when its result is ignored") {
-  const auto stream = make_cpu_stream();
+static void check_ignore(Stream& stream);
+TEST_CASE("matmul does nothing when its result is ignored", "[device]") { every_stream(check_ignore); }
+static void check_ignore(Stream& stream) {
   const HostArray a = random_normal(DType::float32, {3, 4}, 1);
   const HostArray b = random_normal(DType::float32, {4, 5}, 2);
   HostArray y = random_normal(DType::float32, {3, 5}, 3);
   const HostArray before = y.copy();
-  matmul({.a = a, .b = b, .y = y, .mode = GradientMode::ignore}, *stream);
+  matmul({.a = a, .b = b, .y = y, .mode = GradientMode::ignore}, stream);
   check_close(y, before, 0.0, "untouched");
 }
 

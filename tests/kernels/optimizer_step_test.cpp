@@ -21,8 +21,8 @@ using namespace dino::test;
 namespace {
 
 /// Tensors of many sizes with gaps between them: decayed and not, active and not.
-std::vector<OptimizerSegment> table(std::int64_t& flat_size, std::int64_t step, std::int64_t alignment = 16) {
-  std::vector<OptimizerSegment> segments;
+DeviceVector<OptimizerSegment> table(std::int64_t& flat_size, std::int64_t step, std::int64_t alignment = 16) {
+  DeviceVector<OptimizerSegment> segments;
   std::int64_t offset = 0;
   int i = 0;
   for (const std::int64_t size : {1, 7, 64, 0, 1000, 16384, 16385, 50001, 384, 33}) {

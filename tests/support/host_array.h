@@ -1,8 +1,8 @@
 #pragma once
 
 #include "engine/random.h"
-#include "kernels/common/aligned_buffer.h"
 #include "kernels/common/array.h"
+#include "tests/support/test_memory.h"
 
 #include <functional>
 #include <string_view>
@@ -39,7 +39,7 @@ class HostArray {
   bool canaries_intact() const;
 
  private:
-  AlignedBuffer buffer_;
+  TestMemory buffer_;
   std::byte* data_ = nullptr;
   DType dtype_;
   Shape shape_;

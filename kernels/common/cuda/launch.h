@@ -1,6 +1,9 @@
 #pragma once
 
 #include "kernels/common/array.h"
+#ifdef __CUDACC__
+#include "kernels/common/cuda/check.h"
+#endif
 #include "kernels/common/cuda/device.h"
 #include "kernels/common/gradient_mode.h"
 #include "kernels/common/stream.h"
@@ -48,25 +51,21 @@ struct LaunchShape {
 
 #ifdef __CUDACC__
 
-/// Throws Error, naming the call, unless it returned cudaSuccess.
-inline void check(cudaError_t status, const char* call) {
-  require(status == cudaSuccess, "cuda", "{} failed: {}", call, cudaGetErrorString(status));
-}
-
 /// Puts a kernel on a stream. Throws Error when it cannot be started; what fails later shows in the next call that
 /// waits.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream& stream, const Args&... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  use_device(stream.ordinal());
   constexpr std::size_t kWithoutAsking = 48 << 10;
+  // An attribute of the kernel, not work for the stream: allowed while the stream is captured.
   if (shape.shared_bytes > kWithoutAsking) {
-    check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
-        "cudaFuncSetAttribute");
+    DINO_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shape.shared_bytes)));
   }
   kernel<<<shape.grid, shape.block, shape.shared_bytes, static_cast<cudaStream_t>(stream.handle())>>>(
       static_cast<Parameters>(args)...);
-  check(cudaGetLastError(), "kernel launch");
+  check(cudaGetLastError(), "kernel launch", __FILE__, __LINE__);
 }
 
 #else

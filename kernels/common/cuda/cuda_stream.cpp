@@ -1,0 +1,281 @@
+#include "kernels/common/cuda/cuda_stream.h"
+
+#include "kernels/common/cuda/check.h"
+#include "kernels/common/cuda/cublas_lt_api.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace dino::cuda {
+namespace {
+
+/// For destructors, which say what failed and go on. At the end of a program the runtime may be gone already.
+void report(cudaError_t status, const char* call) {
+  if (status == cudaSuccess || status == cudaErrorCudartUnloading) return;
+  std::fprintf(stderr, "dino_cuda: [cuda] %s failed: %s\n", call, cudaGetErrorString(status));
+}
+#define DINO_CUDA_REPORT(call) report((call), #call)
+
+/// Copies into pinned memory, and an event behind them.
+class CudaHostCopy final : public HostCopy {
+ public:
+  CudaHostCopy(Stream& stream, std::size_t size_bytes)
+      : stream_(stream), memory_(stream.ordinal(), std::max<std::size_t>(size_bytes, 1)), copied_(stream.ordinal()) {}
+  ~CudaHostCopy() override { DINO_CUDA_REPORT(cudaStreamSynchronize(handle())); }
+
+  void start(std::initializer_list<std::span<const std::byte>> parts) override {
+    use_device(stream_.ordinal());
+    std::size_t offset = 0;
+    for (const auto part : parts) {
+      require(part.size() <= memory_.size() - offset, "stream", "a host copy has {} bytes; got more", memory_.size());
+      if (part.empty()) continue;
+      DINO_CUDA(cudaMemcpyAsync(memory_.data() + offset, part.data(), part.size(), cudaMemcpyDeviceToHost, handle()));
+      offset += part.size();
+    }
+    copied_.record(handle());
+  }
+  bool ready() override { return copied_.ready(); }
+  const std::byte* wait() override {
+    copied_.wait();
+    return memory_.data();
+  }
+
+ private:
+  cudaStream_t handle() const { return static_cast<cudaStream_t>(stream_.handle()); }
+
+  Stream& stream_;
+  PinnedBuffer memory_;
+  Event copied_;
+};
+
+template <typename Handle, auto destroy>
+struct Destroy {
+  void operator()(Handle handle) const { report(destroy(handle), "destroying a CUDA graph"); }
+};
+template <typename Handle, auto destroy>
+using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Destroy<Handle, destroy>>;
+using OwnedGraph = Owned<cudaGraph_t, cudaGraphDestroy>;
+// The driver lets one that still runs come to its end.
+using OwnedExecutable = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
+
+/// A graph made executable on its device.
+class CudaGraph final : public StreamGraph {
+ public:
+  CudaGraph(Stream& stream, cudaGraph_t graph) : stream_(stream) {
+    cudaGraphExec_t executable = nullptr;
+    DINO_CUDA(cudaGraphInstantiate(&executable, graph, 0));
+    executable_.reset(executable);
+    // Puts it on the device now, so that the first replay is as fast as the others.
+    DINO_CUDA(cudaGraphUpload(executable, handle()));
+  }
+  void replay() override {
+    use_device(stream_.ordinal());
+    DINO_CUDA(cudaGraphLaunch(executable_.get(), handle()));
+  }
+
+ private:
+  cudaStream_t handle() const { return static_cast<cudaStream_t>(stream_.handle()); }
+
+  Stream& stream_;
+  OwnedExecutable executable_;
+};
+
+}  // namespace
+
+StreamHandle::StreamHandle(int ordinal) : ordinal_(ordinal) {
+  use_device(ordinal);
+  DINO_CUDA(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking));
+}
+StreamHandle::~StreamHandle() {
+  if (handle_ != nullptr) DINO_CUDA_REPORT(cudaStreamDestroy(handle_));
+}
+StreamHandle::StreamHandle(StreamHandle&& other) noexcept
+    : ordinal_(other.ordinal_), handle_(std::exchange(other.handle_, nullptr)) {}
+
+Event::Event(int ordinal) : ordinal_(ordinal) {
+  use_device(ordinal);
+  DINO_CUDA(cudaEventCreateWithFlags(&handle_, cudaEventDisableTiming));
+}
+Event::~Event() {
+  if (handle_ != nullptr) DINO_CUDA_REPORT(cudaEventDestroy(handle_));
+}
+Event::Event(Event&& other) noexcept : ordinal_(other.ordinal_), handle_(std::exchange(other.handle_, nullptr)) {}
+
+void Event::record(CUstream_st* stream) {
+  use_device(ordinal_);
+  DINO_CUDA(cudaEventRecord(handle_, stream));
+}
+bool Event::ready() const {
+  const cudaError_t status = cudaEventQuery(handle_);
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  check(status, "cudaEventQuery", __FILE__, __LINE__);
+  return true;
+}
+void Event::wait() const { DINO_CUDA(cudaEventSynchronize(handle_)); }
+
+DeviceBuffer::DeviceBuffer(int ordinal, std::size_t size_bytes, const char* purpose)
+    : ordinal_(ordinal), size_(size_bytes) {
+  use_device(ordinal);
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, size_bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    std::size_t free_bytes = 0;
+    std::size_t total_bytes = 0;
+    DINO_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+    fail("cuda", "out of memory on device {}: {} MiB asked for as {}, {} of {} MiB free; try a smaller batch", ordinal,
+         size_bytes >> 20, purpose, free_bytes >> 20, total_bytes >> 20);
+  }
+  check(status, "cudaMalloc", __FILE__, __LINE__);
+  data_ = static_cast<std::byte*>(data);
+}
+DeviceBuffer::~DeviceBuffer() {
+  if (data_ != nullptr) DINO_CUDA_REPORT(cudaFree(data_));
+}
+DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept
+    : ordinal_(other.ordinal_),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, std::size_t{0})) {}
+
+PinnedBuffer::PinnedBuffer(int ordinal, std::size_t size_bytes) : ordinal_(ordinal), size_(size_bytes) {
+  use_device(ordinal);
+  void* data = nullptr;
+  DINO_CUDA(cudaHostAlloc(&data, size_bytes, cudaHostAllocDefault));
+  data_ = static_cast<std::byte*>(data);
+}
+PinnedBuffer::~PinnedBuffer() {
+  if (data_ != nullptr) DINO_CUDA_REPORT(cudaFreeHost(data_));
+}
+PinnedBuffer::PinnedBuffer(PinnedBuffer&& other) noexcept
+    : ordinal_(other.ordinal_),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, std::size_t{0})) {}
+
+StagingRing::StagingRing(int ordinal, CUstream_st* stream) : stream_(stream), memory_(ordinal, kSlots * kSlotBytes) {
+  for (std::size_t i = 0; i < kSlots; ++i) sent_.emplace_back(ordinal);
+}
+
+void StagingRing::next_slot() {
+  sent_[slot_].record(stream_);
+  slot_ = (slot_ + 1) % kSlots;
+  sent_[slot_].wait();
+  used_ = 0;
+}
+
+void StagingRing::copy_to_device(std::byte* to, const std::byte* host, std::size_t size_bytes) {
+  while (size_bytes > 0) {
+    if (used_ == kSlotBytes) next_slot();
+    const std::size_t part = std::min(size_bytes, kSlotBytes - used_);
+    std::byte* staged = memory_.data() + slot_ * kSlotBytes + used_;
+    std::memcpy(staged, host, part);
+    DINO_CUDA(cudaMemcpyAsync(to, staged, part, cudaMemcpyHostToDevice, stream_));
+    // Copies that begin at a multiple of 64 bytes are the fast ones.
+    used_ = std::min(kSlotBytes, (used_ + part + 63) / 64 * 64);
+    to += part;
+    host += part;
+    size_bytes -= part;
+  }
+}
+
+CudaStream::CudaStream(int ordinal, StreamHandle handle)
+    : Stream(Device::cuda, ordinal, handle.get()), stream_(std::move(handle)), staging_(ordinal, stream_.get()) {}
+
+CudaStream::~CudaStream() {
+  // Memory must not go while work that uses it is on the stream.
+  DINO_CUDA_REPORT(cudaStreamSynchronize(stream_.get()));
+}
+
+void CudaStream::require_not_recording(const char* what) const {
+  require(!recording_, "cuda", "{} cannot be part of a recording", what);
+}
+
+void* CudaStream::scratch(std::size_t size_bytes) {
+  constexpr std::size_t kLeast = std::size_t{64} << 20;
+  if (scratch_.empty() || scratch_.back().size() < size_bytes) {
+    const std::size_t grown = scratch_.empty() ? kLeast : 2 * scratch_.back().size();
+    scratch_.emplace_back(ordinal(), std::max(size_bytes, grown), "scratch memory");
+  }
+  return scratch_.back().data();
+}
+
+void CudaStream::copy_from_host(void* to, const void* host, std::size_t size_bytes) {
+  require_not_recording("a copy from the host");
+  if (size_bytes == 0) return;
+  use_device(ordinal());
+  staging_.copy_to_device(static_cast<std::byte*>(to), static_cast<const std::byte*>(host), size_bytes);
+}
+
+void CudaStream::copy_to_host(void* host, const void* from, std::size_t size_bytes) {
+  require_not_recording("a copy to the host");
+  if (size_bytes == 0) return;
+  use_device(ordinal());
+  DINO_CUDA(cudaMemcpyAsync(host, from, size_bytes, cudaMemcpyDeviceToHost, stream_.get()));
+  synchronize();
+}
+
+void CudaStream::copy(void* to, const void* from, std::size_t size_bytes) {
+  if (size_bytes == 0) return;
+  use_device(ordinal());
+  DINO_CUDA(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToDevice, stream_.get()));
+}
+
+void CudaStream::zero(void* to, std::size_t size_bytes) {
+  if (size_bytes == 0) return;
+  use_device(ordinal());
+  DINO_CUDA(cudaMemsetAsync(to, 0, size_bytes, stream_.get()));
+}
+
+void CudaStream::synchronize() {
+  require_not_recording("to wait for the stream");
+  use_device(ordinal());
+  DINO_CUDA(cudaStreamSynchronize(stream_.get()));
+}
+
+std::unique_ptr<HostCopy> CudaStream::make_host_copy(std::size_t size_bytes) {
+  return std::make_unique<CudaHostCopy>(*this, size_bytes);
+}
+
+bool CudaStream::begin_recording() {
+  require_not_recording("a second recording");
+  use_device(ordinal());
+  DINO_CUDA(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeRelaxed));
+  recording_ = true;
+  return true;
+}
+
+std::unique_ptr<StreamGraph> CudaStream::end_recording() {
+  require(recording_, "cuda", "there is no recording to end");
+  recording_ = false;
+  cudaGraph_t graph = nullptr;
+  DINO_CUDA(cudaStreamEndCapture(stream_.get(), &graph));
+  const OwnedGraph owned(graph);
+  return std::make_unique<CudaGraph>(*this, graph);
+}
+
+void CudaStream::cancel_recording() noexcept {
+  if (!recording_) return;
+  recording_ = false;
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(stream_.get(), &graph);  // what was wrong with it has been reported
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  cudaGetLastError();
+}
+
+CublasLt& CudaStream::cublas_lt() {
+  if (!cublas_lt_) {
+    use_device(ordinal());
+    const CublasLtApi& api = cublas_lt_library();
+    workspace_ = std::make_unique<DeviceBuffer>(ordinal(), CublasLt::kWorkspaceBytes, "cuBLASLt's workspace");
+    cublas_lt_ = std::make_unique<CublasLt>(api, workspace_->data());
+  }
+  return *cublas_lt_;
+}
+
+}  // namespace dino::cuda
