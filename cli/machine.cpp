@@ -29,6 +29,15 @@ std::string list_of(const std::vector<CudaDevice>& devices) {
   return list;
 }
 
+std::string describe_cpu(const std::string& obstacle) {
+  return fmt::format("CPU, {} threads{}", omp_get_max_threads(),
+                     obstacle.empty() ? "" : fmt::format(" (no GPU: {})", obstacle));
+}
+
+std::string describe_gpu(const CudaDevice& device) {
+  return fmt::format("{} (cuda:{}), {} GiB", device.name, device.ordinal, device.memory_bytes >> 30);
+}
+
 }  // namespace
 
 std::unique_ptr<Context> open_machine(const std::string& device, int threads) {
@@ -48,16 +57,19 @@ std::unique_ptr<Context> open_machine(const std::string& device, int threads) {
 }
 
 std::string describe_device(Context& context, const std::string& device) {
-  const CudaSurvey survey = context.device() == Device::cuda || device == "auto" ? look_for_cuda() : CudaSurvey{};
-  if (context.device() == Device::cpu) {
-    return fmt::format("CPU, {} threads{}", omp_get_max_threads(),
-                       survey.obstacle.empty() ? "" : fmt::format(" (no GPU: {})", survey.obstacle));
-  }
+  const bool is_cpu = context.device() == Device::cpu;
+  if (is_cpu && device != "auto") return describe_cpu("");
+  const CudaSurvey survey = look_for_cuda();
+  if (is_cpu) return describe_cpu(survey.obstacle);
   for (const CudaDevice& found : survey.devices) {
-    if (found.ordinal != context.stream().ordinal()) continue;
-    return fmt::format("{} (cuda:{}), {} GiB", found.name, found.ordinal, found.memory_bytes >> 30);
+    if (found.ordinal == context.stream().ordinal()) return describe_gpu(found);
   }
   return fmt::format("cuda:{}", context.stream().ordinal());
+}
+
+std::string describe_automatic_device() {
+  const CudaSurvey survey = look_for_cuda();
+  return survey.devices.empty() ? describe_cpu(survey.obstacle) : describe_gpu(survey.devices.front());
 }
 
 void add_device_option(CLI::App& command, std::string& device) {

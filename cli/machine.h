@@ -17,6 +17,9 @@ std::unique_ptr<Context> open_machine(const std::string& device, int threads);
 /// `NVIDIA H200 (cuda:0), 139 GiB`, or `CPU, 2 threads`, and for auto why there is no GPU.
 std::string describe_device(Context& context, const std::string& device);
 
+/// The same for what auto would choose, without opening it.
+std::string describe_automatic_device();
+
 /// Adds --device to a command that takes no keys of the configuration.
 void add_device_option(CLI::App& command, std::string& device);
 

@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/machine.h"
 #include "kernels/common/error.h"
 #include "models/weights_file.h"
 #include "train/config.h"
@@ -58,7 +59,8 @@ int run_program(int argc, char** argv) {
       "  dino_cuda convert IN OUT --to FORM                     exchange weights with other programs\n"
       "  dino_cuda COMMAND --help                               options and examples of a command\n");
   app.name("dino_cuda");
-  app.set_version_flag("--version", "dino_cuda " DINO_VERSION);
+  app.set_version_flag("--version",
+                       [] { return "dino_cuda " DINO_VERSION "\ndevice auto: " + dino::describe_automatic_device(); });
   app.require_subcommand(1);
   app.failure_message([](const CLI::App*, const CLI::Error& error) {
     const std::string hint = one_line(error.what()).find("; try ") == std::string::npos ? "; try --help" : "";

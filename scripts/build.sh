@@ -11,4 +11,4 @@ cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDINO_TESTS=OFF -DDINO_
   exit 1
 }
 cmake --build build
-echo "Built ./dino_cuda ($(./dino_cuda --version)). Next: ./dino_cuda --help"
+echo "Built ./dino_cuda ($(./dino_cuda --version | head -n 1)). Next: ./dino_cuda --help"

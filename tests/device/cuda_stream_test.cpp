@@ -74,9 +74,11 @@ TEST_CASE("a recording runs when it is replayed, on the memory of the recording"
   stream.zero(z.data(), 200);
   std::vector<float> values(100, 2.0F);
   stream.copy_from_host(x.data(), values.data(), 400);
+  const auto copy = stream.make_host_copy(4);
   REQUIRE(stream.begin_recording());
   run(x, y, z);
   CHECK_THROWS_AS(stream.synchronize(), Error);
+  CHECK_THROWS_AS(copy->start({{x.data(), 4}}), Error);
   CHECK_THROWS_AS(stream.copy_from_host(x.data(), values.data(), 400), Error);
   const auto graph = stream.end_recording();
   std::vector<BFloat16> got(100, BFloat16(1.0F));

@@ -25,10 +25,19 @@ class CudaHostCopy final : public HostCopy {
  public:
   CudaHostCopy(Stream& stream, std::size_t size_bytes)
       : stream_(stream), memory_(stream.ordinal(), std::max<std::size_t>(size_bytes, 1)), copied_(stream.ordinal()) {}
-  ~CudaHostCopy() override { DINO_CUDA_REPORT(cudaStreamSynchronize(handle())); }
+  ~CudaHostCopy() override {
+    try {
+      copied_.wait();  // the device must not write to memory that is gone
+    } catch (const Error& error) {
+      std::fprintf(stderr, "dino_cuda: %s\n", error.what());
+    }
+  }
 
   void start(std::initializer_list<std::span<const std::byte>> parts) override {
     use_device(stream_.ordinal());
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    DINO_CUDA(cudaStreamIsCapturing(handle(), &capture));
+    require(capture == cudaStreamCaptureStatusNone, "cuda", "a host copy cannot be part of a recording");
     std::size_t offset = 0;
     for (const auto part : parts) {
       require(part.size() <= memory_.size() - offset, "stream", "a host copy has {} bytes; got more", memory_.size());

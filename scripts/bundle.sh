@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Makes a folder that runs on another machine: one with an NVIDIA driver, and with neither the toolkit nor a package registry.
+#   ./scripts/bundle.sh                  build/bundle/dino_cuda-VERSION/
+#   ./scripts/bundle.sh --tar            and a .tar.gz of it
+#   ./scripts/bundle.sh --no-cublas      leaves cuBLASLt out (half a gigabyte), for machines that have it
+# There: ./gpu_check.sh, or ./dino_cuda. The folder may lie anywhere. It holds the program, the GPU's tests and the benchmarks, the
+# recordings that the tests compare with, and the shared libraries of all of these.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tar=no
+cublas=yes
+for argument in "$@"; do
+  case "$argument" in
+    --tar) tar=yes ;;
+    --no-cublas) cublas=no ;;
+    *) echo "bundle.sh: unknown option $argument; expected --tar or --no-cublas" >&2; exit 2 ;;
+  esac
+done
+[ -n "${DINO_BUNDLE_NO_BUILD:-}" ] || ./scripts/build.sh -DDINO_TESTS=ON -DDINO_BENCHMARKS=ON -DDINO_CUDA=ON
+
+version=$(./dino_cuda --version | sed -n '1s/^dino_cuda //p')
+folder=build/bundle/dino_cuda-$version
+rm -rf "$folder"
+mkdir -p "$folder/lib/glibc" "$folder/tests" "$folder/scripts"
+cp dino_cuda build/tests/device/device_test "$folder/"
+cp build/benchmarks/*_benchmark "$folder/"
+strip "$folder/dino_cuda" "$folder/device_test" "$folder"/*_benchmark
+cp -r tests/golden "$folder/tests/"
+cp -r configs "$folder/"
+cp scripts/gpu_check.sh "$folder/scripts/"
+cp LICENSE README.md CHANGELOG.md "$folder/"
+git rev-parse HEAD >"$folder/COMMIT" 2>/dev/null || true
+printf '#!/bin/sh\nexec "$(dirname "$0")/scripts/gpu_check.sh" "$@"\n' >"$folder/gpu_check.sh"
+chmod +x "$folder/gpu_check.sh"
+
+# The C library stays the other machine's, where it is new enough: the driver's libraries were made for it. This one and its
+# loader come along for machines with an older one (gpu_check.sh).
+glibc='^(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libmvec|libresolv|libutil|libanl)\.so'
+copy_libraries() {
+  local path
+  ldd "$@" | awk '$2 == "=>" && $3 ~ /^\// {print $3} $1 ~ /^\// && $2 ~ /^\(/ {print $1}' | sort -u | while read -r path; do
+    if [[ $(basename "$path") =~ $glibc ]]; then
+      cp -nL "$path" "$folder/lib/glibc/"
+    else
+      cp -nL "$path" "$folder/lib/"
+    fi
+  done
+}
+copy_libraries "$folder/dino_cuda" "$folder/device_test" "$folder"/*_benchmark
+nvcc=$(sed -n 's/^CMAKE_CUDA_COMPILER:[A-Z]*=//p' build/CMakeCache.txt)
+toolkit=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
+if [ "$cublas" = yes ]; then
+  library=$(ls "$toolkit"/lib64/libcublasLt.so.[0-9]* "$toolkit"/targets/x86_64-linux/lib/libcublasLt.so.[0-9]* 2>/dev/null | sort | head -1 || true)
+  [ -n "$library" ] || { echo "bundle.sh: there is no libcublasLt.so under $toolkit; try --no-cublas" >&2; exit 1; }
+  cp -L "$library" "$folder/lib/$(basename "$library" | sed 's/\(\.so\.[0-9]*\).*/\1/')"
+fi
+# The sanitizer brings its own folder, of which it needs all.
+for sanitizer in "$toolkit/compute-sanitizer" "$toolkit/extras/compute-sanitizer"; do
+  if [ -x "$sanitizer/compute-sanitizer" ]; then
+    cp -rL "$sanitizer" "$folder/compute-sanitizer"
+    break
+  fi
+done
+
+# Nothing may be missing, with the libraries of the bundle alone.
+missing=$(env -i PATH=/usr/bin:/bin ldd "$folder/dino_cuda" "$folder/device_test" "$folder"/*_benchmark | grep 'not found' || true)
+[ -z "$missing" ] || { printf 'bundle.sh: libraries are missing:\n%s\n' "$missing" >&2; exit 1; }
+echo "$folder: $(du -sh "$folder" | cut -f1)"
+if [ "$tar" = yes ]; then
+  tar -C "$(dirname "$folder")" -czf "$folder.tar.gz" "$(basename "$folder")"
+  echo "$folder.tar.gz: $(du -sh "$folder.tar.gz" | cut -f1)"
+fi
