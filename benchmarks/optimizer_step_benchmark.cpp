@@ -94,7 +94,7 @@ void textbook_step(const OptimizerStep& args) {
     const auto clip = static_cast<float>(clip_factor(args.clip, static_cast<double>(args.norms.as<float>()[s])));
     const auto rate = static_cast<float>(segment.learning_rate), beta1 = static_cast<float>(args.beta1),
                beta2 = static_cast<float>(args.beta2), eps = static_cast<float>(args.eps),
-               momentum = static_cast<float>(args.teacher_momentum);
+               momentum = static_cast<float>(segment.teacher_momentum);
     const float decay = segment.decayed ? 1 - rate * static_cast<float>(segment.weight_decay) : 1;
     const auto step = static_cast<float>(segment.step);
     const float correction1 = 1 - std::pow(beta1, step), correction2 = std::sqrt(1 - std::pow(beta2, step));
