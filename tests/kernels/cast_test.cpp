@@ -8,9 +8,9 @@
 using namespace dino;
 using namespace dino::test;
 
-static void check_cast(Stream& stream);
-TEST_CASE("cast agrees with the oracle to the last bit", "[device]") { every_stream(check_cast); }
-static void check_cast(Stream& stream) {
+static void check_against_oracle(Stream& stream);
+TEST_CASE("cast agrees with the oracle to the last bit", "[device]") { every_stream(check_against_oracle); }
+static void check_against_oracle(Stream& stream) {
   for (const std::int64_t n : {1, 7, 8, 63, 1000, 70001}) {
     for (const int misalign : {0, 1}) {
       const HostArray x = random_normal(DType::float32, {n}, 1, 1.0, 0.0, misalign);
