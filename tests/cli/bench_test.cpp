@@ -1,9 +1,13 @@
+#include "engine/files.h"
+
 #include "tests/support/catch.h"
 #include "tests/support/program.h"
+#include "tests/support/temporary_folder.h"
 
 #include <nlohmann/json.hpp>
 
 #include <cmath>
+#include <fstream>
 #include <iterator>
 #include <sstream>
 #include <string>
@@ -53,6 +57,63 @@ TEST_CASE("bench step measures bf16 and accumulation") {
   CHECK(json.at("precision") == "bf16");
   CHECK(json.at("accumulation") == 3);
   REQUIRE(json.at("loss").is_number());
+}
+
+const std::string kGelu = "bench gelu --shape tiny --images 1 --threads 1 --repetitions 3 --seconds 0.1 ";
+
+TEST_CASE("bench reports every pass and type of an operation with its references") {
+  const auto [status, output, errors] = run(kGelu + "--json -");
+  INFO(output << errors);
+  REQUIRE(status == 0);
+  const auto json = nlohmann::json::parse(output, nullptr, false);
+  REQUIRE(json.is_object());
+  CHECK(json.at("threads") == 1);
+  CHECK(json.at("roofline").at("copy_gb_per_s").get<double>() > 0);
+  REQUIRE(json.at("results").size() == 4);
+  for (const auto& row : json.at("results")) {
+    CHECK(row.at("operation") == "gelu");
+    CHECK(row.at("median_ms").get<double>() > 0);
+    CHECK(row.at("quartiles_ms").at(0).get<double>() <= row.at("median_ms").get<double>());
+    CHECK(row.at("median_ms").get<double>() <= row.at("quartiles_ms").at(1).get<double>());
+    CHECK(row.at("roofline_share").get<double>() > 0);
+    CHECK(row.at("references").size() == 2);
+  }
+}
+
+TEST_CASE("bench says what got slower than a baseline, and refuses one from other conditions") {
+  const test::TemporaryFolder folder;
+  const std::string path = (folder.path() / "report.json").string();
+  REQUIRE(run(kGelu + "--json " + path).status == 0);
+  auto json = nlohmann::json::parse(read_text_file(path));
+  const auto compare = [&](double factor) {
+    auto changed = json;
+    for (auto& row : changed.at("results")) {
+      row.at("median_ms") = row.at("median_ms").get<double>() * factor;
+      for (auto& ms : row.at("quartiles_ms")) ms = ms.get<double>() * factor;
+    }
+    std::ofstream(path) << changed;
+    return run(kGelu + "--baseline " + path);
+  };
+  // A thousandth and a thousand times as long: no busy machine makes up for that.
+  const auto slower = compare(1e-3);
+  INFO(slower.output << slower.errors);
+  CHECK(slower.status == 3);
+  CHECK(slower.output.find("SLOW") != std::string::npos);
+  CHECK(slower.errors.find("4 of 4") != std::string::npos);
+  CHECK(slower.output.find('\033') == std::string::npos);  // no colours outside a terminal
+  CHECK(compare(1e3).status == 0);
+
+  json["threads"] = 77;
+  std::ofstream(path) << json;
+  const auto refused = run(kGelu + "--baseline " + path);
+  CHECK(refused.status == 1);
+  CHECK(refused.errors.find("threads") != std::string::npos);
+}
+
+TEST_CASE("bench refuses operations that it does not know") {
+  const test::Outcome outcome = run("bench layer_nrom");
+  CHECK(outcome.status == 2);
+  CHECK(outcome.errors.find("layer_norm") != std::string::npos);
 }
 
 TEST_CASE("bench step refuses options that it does not know") {
