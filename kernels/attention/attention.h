@@ -10,8 +10,9 @@ namespace dino {
 /// al., arXiv 1706.03762). For head h with queries q, keys k and values v, each (N, D):
 ///   out = softmax(q kᵀ / √D) v,   logsumexp = log Σ_j exp(q k_jᵀ / √D) for each query
 /// A row of qkv holds q, k and v, each H heads of D = C / H numbers. Element type float32 or bfloat16; products,
-/// softmax and sums are fp32. No (N, N) matrix reaches main memory: scores of a block of queries live in per-thread
-/// scratch. Work: 4 T N D H flops. Results do not depend on the number of threads.
+/// softmax and sums are fp32, except that probabilities (and ds, below) may be rounded to bfloat16 for their products.
+/// No (N, N) matrix reaches main memory. On CUDA, bfloat16 heads of 32 or 64 numbers at multiples of 16 bytes are fast;
+/// others may have at most 317. Work: 4 T N D H flops. Results do not depend on the number of threads.
 struct AttentionForward {
   ConstArray qkv;      // (T, 3C)
   ConstArray offsets;  // (S + 1) int32, not decreasing, from 0 to T

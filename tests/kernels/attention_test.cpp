@@ -342,12 +342,14 @@ TEST_CASE("attention refuses heads that do not fit into a GPU's shared memory", 
   every_stream(check_wide_heads);
 }
 static void check_wide_heads(Stream& stream) {
-  if (stream.device() == Device::cpu) return;
   const Problem p({{2}, 1, 700});
   const HostArray qkv = random_normal(DType::float32, {2, 2100}, 1);
   HostArray out(DType::float32, {2, 700});
-  CHECK_THROWS_AS(
-      attention_forward(
-          {.qkv = qkv, .offsets = *p.offsets, .max_length = 2, .heads = 1, .out = out, .logsumexp = Array()}, stream),
-      Error);
+  const AttentionForward args{
+      .qkv = qkv, .offsets = *p.offsets, .max_length = 2, .heads = 1, .out = out, .logsumexp = Array()};
+  if (stream.device() == Device::cpu) {
+    CHECK_NOTHROW(attention_forward(args, stream));
+  } else {
+    CHECK_THROWS_AS(attention_forward(args, stream), Error);
+  }
 }
