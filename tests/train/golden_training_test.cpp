@@ -212,6 +212,8 @@ void check_run(Context& context) {
                   "center");
       check_grad_norms(recording, networks, step);
     }
+    // Most steps are replays of recorded ones, where the device records.
+    CHECK((networks.replays() >= recording.steps()) == (context.device() != Device::cpu));
     const bool adamw = recording.config.optimizer == "adamw";
     ParameterStore& store = networks.store();
     for (const ParameterId id : networks.layout().ids()) {

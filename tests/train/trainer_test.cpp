@@ -4,6 +4,7 @@
 #include "engine/files.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
+#include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
@@ -145,6 +146,33 @@ TEST_CASE("A run that was stopped and resumed equals one that was not, bit for b
       }
     }
   }
+}
+
+void check_late_run(Context& context);
+TEST_CASE("A run on any device that was stopped and resumed equals one that was not", "[device]") {
+  test::every_context(check_late_run);
+}
+void check_late_run(Context& context) {
+  const DrawnPictures images(11);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.accumulation = 2;
+  config.drop_path_rate = 0.3;
+  config.warmup_teacher_temp_epochs = 2;
+  config.output_dir = (folder.path() / "whole").string();
+  SingleProcess communicator;
+  REQUIRE(train(context, communicator, config, images, StartMode::fresh) == 0);
+  const auto expected = log_lines(config.output_dir);
+  REQUIRE(expected.size() == 6);
+  const std::filesystem::path whole = config.output_dir;
+
+  config.output_dir = (folder.path() / "stopped").string();
+  Incident stop(1, [] { std::raise(SIGTERM); });
+  REQUIRE(train(context, stop, config, images, StartMode::fresh) == 128 + SIGTERM);
+  REQUIRE(log_lines(config.output_dir).size() == 2);
+  REQUIRE(train(context, communicator, config, images, StartMode::resume) == 0);
+  check_same_checkpoint(std::filesystem::path(config.output_dir) / kLastCheckpoint, whole / kLastCheckpoint);
+  CHECK(log_lines(config.output_dir) == expected);
 }
 
 TEST_CASE("A run that was stopped in an evaluation begins with it when it is resumed") {
