@@ -229,6 +229,31 @@ void check_run(Context& context) {
   }
 }
 
+/// Of a whole gradient, relative. The student's temperature of 0.1 multiplies what the logits lost by ten. Seen: 3.4 %.
+constexpr double kBf16GradientError = 0.045;
+
+void check_bf16_gradients(Context& context);
+TEST_CASE("golden: gradients of the first step in bf16", "[device]") { every_context(check_bf16_gradients); }
+void check_bf16_gradients(Context& context) {
+  for (const auto& path : recordings()) {
+    INFO(path.filename().string());
+    const Recording recording(path);
+    SingleProcess communicator;
+    StudentTeacher networks(context, communicator, recording.config, DType::bfloat16);
+    recording.load_initial(networks);
+    networks.run_micro_batch(recording.crops(context, 0), recording.values(0));
+    int gradients = 0;
+    for (const ParameterId id : networks.layout().ids()) {
+      const std::string& name = networks.layout()[id].name;
+      if (!recording.file.contains("step0.grad." + name)) continue;
+      ++gradients;
+      check_close(to_host(context, networks.store().window(networks.store().gradient, id)),
+                  recording.file["step0.grad." + name], kBf16GradientError, name);
+    }
+    CHECK(gradients > 0);
+  }
+}
+
 void check_bf16_run(Context& context);
 TEST_CASE("golden: the losses of a bf16 run stay near the recorded ones", "[device]") { every_context(check_bf16_run); }
 void check_bf16_run(Context& context) {
@@ -238,15 +263,17 @@ void check_bf16_run(Context& context) {
     SingleProcess communicator;
     StudentTeacher networks(context, communicator, recording.config, DType::bfloat16);
     recording.load_initial(networks);
+    const double first = load_double(recording.file["losses"], 0);
     for (int step = 0; step < recording.steps(); ++step) {
       networks.run_micro_batch(recording.crops(context, step), recording.values(step));
       networks.update(recording.values(step));
       const double loss = networks.wait().loss;
       const double expected = load_double(recording.file["losses"], step);
       INFO("step " << step << ": loss " << loss << ", expected " << expected);
-      // The rate of the SGD run is so large that what rounding changes grows from step to step.
-      const double tolerance = recording.config.optimizer == "sgd" ? 0.02 : 0.01;
-      CHECK(std::abs(loss - expected) <= tolerance * expected);
+      // SGD moves the weights by the gradient itself, whose error in bf16 (below) is then that of the loss's movement;
+      // this run's first two steps more than halve the loss.
+      const double moved = recording.config.optimizer == "sgd" ? std::abs(expected - first) : 0;
+      CHECK(std::abs(loss - expected) <= 0.01 * expected + kBf16GradientError * moved);
     }
   }
 }
