@@ -76,6 +76,7 @@ struct TrainConfig {
   int saveckp_freq = 20;
   int seed = 0;
   int num_workers = 10;
+  std::string augment = "auto";
   int threads = 0;
   std::string device = "auto";
 

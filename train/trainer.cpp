@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include "data/loader.h"
+#include "data/upload.h"
 #include "engine/files.h"
 #include "engine/progress.h"
 #include "train/initial_weights.h"
@@ -65,13 +66,14 @@ void require_output_dir(const TrainConfig& config, StartMode start) {
 
 TrainingCrops upload(Context& context, const Batch& batch) {
   TrainingCrops crops;
-  for (std::size_t g = 0; g < batch.groups.size(); ++g) {
-    const ConstArray pixels = batch.crops(g);  // (views, B, S, S, 3)
-    const Shape shape{pixels.extent(0) * pixels.extent(1), pixels.extent(2), pixels.extent(3), 3};
-    crops.groups.push_back({context.from_host(pixels.reshaped(shape))});
-  }
+  crops.groups = upload_crops(context, batch);
   for (const std::int64_t sample : batch.samples) crops.samples.push_back(static_cast<std::uint64_t>(sample));
   return crops;
+}
+
+AugmentOn augment_on(const TrainConfig& config, Device device) {
+  if (config.augment == "auto") return device == Device::cuda ? AugmentOn::device : AugmentOn::host;
+  return config.augment == "device" ? AugmentOn::device : AugmentOn::host;
 }
 
 /// One run from its first (or next) step to its last.
@@ -110,7 +112,8 @@ class Trainer {
                                        LoaderOptions{.threads = config.num_workers,
                                                      .epoch = position_.epoch + (epoch_read ? 1 : 0),
                                                      .batch = epoch_read ? 0 : position_.batch,
-                                                     .end_epoch = config.epochs});
+                                                     .end_epoch = config.epochs,
+                                                     .augment = augment_on(config, context.device())});
   }
 
   int run() {

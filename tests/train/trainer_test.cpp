@@ -138,6 +138,7 @@ TEST_CASE("A run that was stopped and resumed equals one that was not, bit for b
           REQUIRE(log_lines(config.output_dir).size() == static_cast<std::size_t>(step + 1));
         }
         config.num_workers = 3;
+        config.augment = crash ? "device" : "auto";  // the same crops
         REQUIRE(run(config, images, StartMode::resume, center_score) == 0);
         check_same_checkpoint(std::filesystem::path(config.output_dir) / kLastCheckpoint, whole / kLastCheckpoint);
         check_same_checkpoint(std::filesystem::path(config.output_dir) / kBestCheckpoint, whole / kBestCheckpoint);
