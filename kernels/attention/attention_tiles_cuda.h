@@ -4,12 +4,17 @@
 
 #include <cstdint>
 
-// What the attention kernels share: tiles of a head's rows in shared memory, and the operands that warps take from
-// there to the tensor cores. A warp works on 16 rows; lane = 4·group + pair holds of them rows group and group + 8.
+// What the attention kernels share: tiles of a head's rows in shared memory, the operands that warps take from there to
+// the tensor cores, and the part of the work that is a block's. A warp works on 16 rows; lane = 4·group + pair holds of
+// them rows group and group + 8.
 
 namespace dino::cuda::tiles {
 
 inline constexpr int kTile = 16;
+
+// Blocks that stream over a sequence.
+inline constexpr int kStreamWarps = 4;
+inline constexpr int kStreamRows = kStreamWarps * kTile;  // rows of a block, and columns that it holds at a time
 
 /// Rows of D bf16 numbers in shared memory, in packs of 16 bytes. A pack's place within its row is exclusive-ored with
 /// the row (for D = 32, with half of it: two rows fill the 128 bytes of the banks), so that the eight packs of a column
@@ -132,6 +137,52 @@ __device__ __forceinline__ void store_rows(const float (&sums)[D / 8][4], const 
     }
   }
 }
+
+/// Adds the scores of 16 queries, whose left operands are `q`, and 16 keys.
+template <int D>
+__device__ __forceinline__ void add_scores(const unsigned (&q)[D / 16][4], const BFloat16* keys,
+                                           float (&scores)[2][4]) {
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step) {
+    unsigned b[4];
+    Rows<D>::load_transposed(keys, step, b);
+    mma_m16n8k16(scores[0], q[step], b[0], b[1]);
+    mma_m16n8k16(scores[1], q[step], b[2], b[3]);
+  }
+}
+
+/// sums += p x for 16 rows of x, p as left operand.
+template <int D>
+__device__ __forceinline__ void add_product(const unsigned (&p)[4], const BFloat16* x, float (&sums)[D / 8][4]) {
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step) {
+    unsigned b[4];
+    Rows<D>::load(x, step, b);
+    mma_m16n8k16(sums[2 * step], p, b[0], b[1]);
+    mma_m16n8k16(sums[2 * step + 1], p, b[2], b[3]);
+  }
+}
+
+/// The accumulators of a (16, 16) product as the left operand of the next.
+__device__ __forceinline__ void as_left(const float (&x)[2][4], unsigned (&a)[4]) {
+  a[0] = pack_bf16(x[0][0], x[0][1]);
+  a[1] = pack_bf16(x[0][2], x[0][3]);
+  a[2] = pack_bf16(x[1][0], x[1][1]);
+  a[3] = pack_bf16(x[1][2], x[1][3]);
+}
+
+/// The heads of a sequence that one block takes: as many as fit into its shared memory, evenly shared.
+struct HeadGroup {
+  int first, count;
+
+  __device__ HeadGroup(int group, int heads, int rows, int capacity) {
+    const int most = capacity / rows;
+    const int groups = (heads + most - 1) / most;
+    const int share = (heads + groups - 1) / groups;
+    first = group * share;
+    count = group < groups ? (heads - first < share ? heads - first : share) : 0;
+  }
+};
 
 /// A sequence and the part of it that a block works on.
 struct Place {
