@@ -3,6 +3,7 @@
 #include "engine/files.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/pictures.h"
 #include "tests/support/program.h"
 #include "tests/support/tiny_training.h"
@@ -13,8 +14,6 @@ using namespace dino;
 using namespace dino::test;
 
 namespace {
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::string text_of(const std::vector<std::byte>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};

@@ -3,6 +3,7 @@
 #include "models/safetensors.h"
 #include "models/weights_export.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/program.h"
 
@@ -12,11 +13,6 @@ using namespace dino;
 using namespace dino::test;
 
 namespace {
-
-bool contains(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos;
-}
 
 class Bench {
  public:

@@ -2,6 +2,7 @@
 
 #include "data/png.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
@@ -9,8 +10,6 @@ using namespace dino;
 using namespace dino::test;
 
 namespace {
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 /// A PNG of one pixel whose red is `red`.
 std::vector<std::byte> dot(std::uint8_t red) { return encode_png(std::vector<std::uint8_t>{red, 0, 0}, 1, 1, 3); }

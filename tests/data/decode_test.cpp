@@ -2,6 +2,7 @@
 
 #include "data/png.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
@@ -32,8 +33,6 @@ int distance(const Image& a, const Image& b) {
   for (std::size_t i = 0; i < a.rgb.size(); ++i) largest = std::max(largest, std::abs(int{a.rgb[i]} - int{b.rgb[i]}));
   return largest;
 }
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 std::vector<int> pixels(const Image& image) { return {image.rgb.begin(), image.rgb.end()}; }
 
@@ -302,8 +301,8 @@ TEST_CASE("Threads decode side by side, each with its own errors") {
     threads.emplace_back([&] {
       for (int i = 0; i < 30; ++i) {
         if (!decode_error(jpeg).empty() || !decode_error(png).empty()) ++wrong;
-        if (!contains(decode_error(std::span(jpeg).first(300)), "truncated JPEG")) ++wrong;
-        if (!contains(decode_error(std::span(png).first(100)), "truncated PNG")) ++wrong;
+        if (decode_error(std::span(jpeg).first(300)).find("truncated JPEG") == std::string::npos) ++wrong;
+        if (decode_error(std::span(png).first(100)).find("truncated PNG") == std::string::npos) ++wrong;
       }
     });
   }

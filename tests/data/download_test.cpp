@@ -2,8 +2,8 @@
 #include "data/published.h"
 #include "data/unpack.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
-#include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
 #include <archive.h>
@@ -24,8 +24,6 @@ using namespace dino::test;
 namespace fs = std::filesystem;
 
 namespace {
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 struct Entry {
   std::string name;

@@ -1,5 +1,6 @@
 #include "data/dataset.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
@@ -7,8 +8,6 @@ using namespace dino;
 using namespace dino::test;
 
 namespace {
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 std::string open_error(const std::filesystem::path& path, const std::string& split = "train") {
   return error_of([&] { open_dataset(path, {.split = split}); });

@@ -4,6 +4,7 @@
 #include "data/png.h"
 #include "engine/files.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
@@ -15,8 +16,6 @@ using namespace dino;
 using namespace dino::test;
 
 namespace {
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 /// A red disc on nothing, with a margin.
 std::vector<std::byte> disc(int side, std::uint8_t red) {

@@ -2,6 +2,7 @@
 
 #include "kernels/common/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
 
 #include <sys/stat.h>
@@ -18,22 +19,6 @@ namespace {
 
 std::ptrdiff_t entries(const std::filesystem::path& folder) {
   return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
-}
-
-/// The message of the Error that `function` throws; empty when it throws none.
-template <typename Function>
-std::string error_of(Function&& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace

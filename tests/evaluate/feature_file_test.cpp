@@ -4,8 +4,8 @@
 #include "evaluate/near_copies.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
-#include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
 #include <algorithm>

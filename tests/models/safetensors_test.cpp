@@ -1,8 +1,9 @@
 #include "models/safetensors.h"
 
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
 
 #include <cstring>
@@ -34,22 +35,6 @@ std::string little_endian(std::uint64_t value) {
 
 std::string file_of(const std::string& header, std::size_t data_bytes) {
   return little_endian(header.size()) + header + std::string(data_bytes, '\1');
-}
-
-/// The message of the Error that `function` throws; empty when it throws none.
-template <typename Function>
-std::string error_of(Function&& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos;
 }
 
 /// Whether reading is refused by an Error that names the file: no other exception, no crash.

@@ -4,6 +4,7 @@
 #include "engine/random.h"
 #include "models/pickle.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
 
@@ -17,21 +18,6 @@ using namespace dino;
 using namespace dino::test;
 
 namespace {
-
-template <typename Function>
-std::string error_of(Function&& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos;
-}
 
 template <typename T>
 std::string raw(T value) {

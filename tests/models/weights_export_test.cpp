@@ -6,6 +6,7 @@
 #include "models/safetensors.h"
 #include "models/torch_writer.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
 #include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
@@ -25,21 +26,6 @@ namespace {
 constexpr double kGoldenTolerance = 2e-5;
 constexpr WeightsForm kForms[] = {WeightsForm::official, WeightsForm::timm, WeightsForm::hugging_face,
                                   WeightsForm::dino_cuda};
-
-template <typename Function>
-std::string error_of(Function&& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos;
-}
 
 WeightsFile golden_weights() { return read_weights(golden_dir() / "backbone.safetensors"); }
 

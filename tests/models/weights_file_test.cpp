@@ -6,6 +6,7 @@
 #include "models/vit.h"
 #include "models/weights_export.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
 #include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
@@ -25,22 +26,6 @@ void check_same(const WeightsFile& file, const std::string& name, const ConstArr
   CHECK(file.shape(name) == expected.shape());
   const std::vector<float> values = file.read(name);
   check_close(ConstArray(values.data(), file.shape(name)), expected, tolerance, name);
-}
-
-/// The message of the Error that `function` throws; empty when it throws none.
-template <typename Function>
-std::string error_of(Function&& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos;
 }
 
 /// The golden backbone's tensors under other names.

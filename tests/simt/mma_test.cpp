@@ -4,8 +4,8 @@
 #include "kernels/common/cuda/launch.h"
 #include "tests/simt/host_stream.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
-#include "tests/support/pictures.h"
 
 using namespace dino;
 using namespace dino::test;

@@ -3,9 +3,9 @@
 #include "kernels/common/cuda/launch.h"
 #include "tests/simt/host_stream.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
-#include "tests/support/pictures.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,9 +1,8 @@
 #include "tests/support/pictures.h"
 
-#include "kernels/common/error.h"
-
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 
 #include <jpeglib.h>
 
@@ -116,15 +115,6 @@ std::vector<std::byte> handmade_png(int width, int height, int bit_depth, int co
   file += chunk("IDAT", stream) + chunk("IEND", "");
   const std::span<const std::byte> bytes = as_bytes(file);
   return {bytes.begin(), bytes.end()};
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
 }
 
 }  // namespace dino::test

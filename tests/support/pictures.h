@@ -3,9 +3,7 @@
 #include "data/image.h"
 
 #include <cstddef>
-#include <functional>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -27,9 +25,6 @@ std::vector<std::byte> encode_jpeg(const Image& image, const JpegOptions& option
 /// A PNG made by hand from raw rows (each with its filter byte) without compression.
 std::vector<std::byte> handmade_png(int width, int height, int bit_depth, int color_type, std::string_view rows,
                                     std::string_view palette = {}, std::string_view transparency = {});
-
-/// The message of the Error that `call` throws; empty when it throws none.
-std::string error_of(const std::function<void()>& call);
 
 inline std::span<const std::byte> as_bytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));

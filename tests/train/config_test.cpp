@@ -1,8 +1,8 @@
 #include "train/config.h"
 
 #include "engine/files.h"
-#include "kernels/common/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 #include <filesystem>
@@ -11,12 +11,7 @@ namespace dino {
 namespace {
 
 std::string error_of(std::string_view text) {
-  try {
-    parse_config(text, "run.toml");
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+  return test::error_of([&] { parse_config(text, "run.toml"); });
 }
 
 TEST_CASE("defaults are those of the official program") {

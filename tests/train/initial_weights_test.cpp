@@ -6,8 +6,8 @@
 #include "models/safetensors.h"
 #include "models/weights_export.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
-#include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
 #include "train/trainer.h"
@@ -16,15 +16,11 @@ namespace dino {
 namespace {
 
 using test::check_close;
+using test::contains;
 using test::DrawnPictures;
 using test::error_of;
 using test::TemporaryFolder;
 using test::tiny_config;
-
-bool contains(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos;
-}
 
 /// A run's checkpoint: teacher and student that differ, with heads.
 class Trained {

@@ -3,8 +3,8 @@
 #include "train/student_teacher.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/every_context.h"
-#include "tests/support/pictures.h"
 #include "tests/support/tiny_training.h"
 
 #include <limits>

@@ -3,6 +3,7 @@
 #include "data/png.h"
 #include "models/vit.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
