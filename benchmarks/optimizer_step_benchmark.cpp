@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <span>
 #include <vector>
 
 namespace dino::bench {
@@ -36,8 +37,17 @@ std::vector<OptimizerSegment> segments_of(const Workload& w) {
   return table;
 }
 
+/// The table where the kernels read it; it lives as long as the benchmark.
+std::span<const OptimizerSegment> on_device(Bench& bench, const std::vector<OptimizerSegment>& table) {
+  const auto bytes = static_cast<std::int64_t>(table.size() * sizeof(OptimizerSegment));
+  const Array memory = bench.zeros(DType::uint8, {bytes});
+  bench.stream().copy_from_host(memory.data(), table.data(), memory.size_bytes());
+  return {static_cast<const OptimizerSegment*>(memory.data()), table.size()};
+}
+
 Prepared prepare_norms(Bench& bench) {
   const auto table = std::make_shared<std::vector<OptimizerSegment>>(segments_of(bench.workload()));
+  const std::span<const OptimizerSegment> segments = on_device(bench, *table);
   const std::int64_t n = table->back().offset + table->back().size;
   const Array gradient = bench.values(DType::float32, {n});
   const Array norms = bench.zeros(DType::float32, {static_cast<std::int64_t>(table->size())});
@@ -46,8 +56,8 @@ Prepared prepare_norms(Bench& bench) {
   Prepared prepared{.size = fmt::format("{}", n),
                     .run =
                         [=, &stream] {
-                          gradient_norms({.segments = *table, .gradient = gradient, .norms = norms, .non_finite = flag},
-                                         stream);
+                          gradient_norms(
+                              {.segments = segments, .gradient = gradient, .norms = norms, .non_finite = flag}, stream);
                         },
                     .bytes = bytes_of({gradient}),
                     .flops = 2.0 * static_cast<double>(n),
@@ -117,7 +127,7 @@ Prepared prepare_step(Bench& bench) {
   const auto table = std::make_shared<std::vector<OptimizerSegment>>(segments_of(bench.workload()));
   const std::int64_t n = table->back().offset + table->back().size;
   const Parameters a(bench, n, static_cast<std::int64_t>(table->size()));
-  const OptimizerStep args{.segments = *table,
+  const OptimizerStep args{.segments = on_device(bench, *table),
                            .clip = 3,
                            .gradient = a.gradient,
                            .norms = a.norms,
@@ -129,12 +139,12 @@ Prepared prepare_step(Bench& bench) {
                            .teacher_working = a.teacher_working};
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{}", n),
-                    .run = [=, &stream, keep = table] { optimizer_step(args, stream); },
+                    .run = [=, &stream] { optimizer_step(args, stream); },
                     .bytes = bytes_of({a.gradient, a.student, a.student, a.m, a.m, a.v, a.v, a.teacher, a.teacher,
                                        a.student_working, a.teacher_working}),
                     .flops = 20.0 * static_cast<double>(n),
                     .outputs = {a.student, a.m, a.v, a.teacher}};
-  if (bench.on_cpu()) prepared.references = {{"textbook", [=, keep = table] { textbook_step(args); }}};
+  if (bench.on_cpu()) prepared.references = {{"textbook", [=] { textbook_step(args); }}};
   const Array student = a.student, teacher = a.teacher, m = a.m, v = a.v;
   const Array first_student = bench.copy(student), first_teacher = bench.copy(teacher);
   prepared.restore = [=, &stream] {
