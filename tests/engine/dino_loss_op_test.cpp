@@ -3,8 +3,8 @@
 #include "kernels/dino_loss/dino_loss.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 
 #include <cmath>
 #include <filesystem>

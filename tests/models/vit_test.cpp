@@ -3,8 +3,8 @@
 #include "models/backbone.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 
 #include <cmath>
 #include <numeric>

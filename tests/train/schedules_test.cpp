@@ -2,8 +2,8 @@
 
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
-#include "tests/support/paths.h"
 #include "tests/support/host_array.h"
+#include "tests/support/paths.h"
 
 namespace dino {
 namespace {
