@@ -271,7 +271,8 @@ void check_bf16_run(Context& context) {
       const double expected = load_double(recording.file["losses"], step);
       INFO("step " << step << ": loss " << loss << ", expected " << expected);
       // SGD moves the weights by the gradient itself, whose error in bf16 (below) is then that of the loss's movement;
-      // this run's first two steps more than halve the loss.
+      // this run's first two steps more than halve the loss. On the CPU, initial weights moved by up to 2^-9 of
+      // themselves, as bf16 does, left losses 1 to 7 % off at step 4, and in fp32 up to 2 %.
       const double moved = recording.config.optimizer == "sgd" ? std::abs(expected - first) : 0;
       CHECK(std::abs(loss - expected) <= 0.01 * expected + kBf16GradientError * moved);
     }
