@@ -147,18 +147,6 @@ Call gelu_backward(const Array& x, const Array& dy, const Array& dx) {
                  {{DNNL_ARG_SRC, bind(x)}, {DNNL_ARG_DIFF_DST, bind(dy)}, {DNNL_ARG_DIFF_SRC, bind(dx)}});
 }
 
-Call softmax(const Array& x, const Array& y) {
-  const memory::desc desc = description(x);
-  const int axis = x.shape().rank() - 1;
-#if DNNL_VERSION_MAJOR >= 3
-  const dnnl::softmax_forward::primitive_desc forward(library().engine, kForward, dnnl::algorithm::softmax_accurate,
-                                                      desc, desc, axis);
-#else
-  const dnnl::softmax_forward::primitive_desc forward({kForward, desc, axis}, library().engine);
-#endif
-  return call_of(dnnl::softmax_forward(forward), {{DNNL_ARG_SRC, bind(x)}, {DNNL_ARG_DST, bind(y)}});
-}
-
 Call matmul(const Array& a, bool transpose_a, const Array& b, bool transpose_b, const Array& bias, const Array& y) {
   const memory::desc a_desc = description(a, transpose_a), b_desc = description(b, transpose_b);
   const memory::desc y_desc = description(y);

@@ -19,8 +19,6 @@ Call layer_norm_backward(const Array& x, const Array& dy, const Array& gamma, do
                          const Array& variance, const Array& dx, const Array& dgamma, const Array& dbeta);
 Call gelu(const Array& x, const Array& y);
 Call gelu_backward(const Array& x, const Array& dy, const Array& dx);
-/// Over the last dimension of (R, C).
-Call softmax(const Array& x, const Array& y);
 /// y (M, N) = op(a)·op(b) [+ bias], in the layouts that they have in memory.
 Call matmul(const Array& a, bool transpose_a, const Array& b, bool transpose_b, const Array& bias, const Array& y);
 /// y (C) fp32 = the sums of the columns of x (R, C).
