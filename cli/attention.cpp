@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/machine.h"
 #include "cli/network_options.h"
 #include "data/decode.h"
 #include "data/png.h"
@@ -221,7 +222,7 @@ void add_attention_command(CLI::App& app, Run& run) {
   command->add_option("--network", options->network.network, "which network of a checkpoint")
       ->check(CLI::IsMember({"teacher", "student"}))
       ->capture_default_str();
-  command->add_option("--device", options->network.device, "auto, cpu or cuda")->capture_default_str();
+  add_device_option(*command, options->network.device);
   command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
   command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the image")
       ->check(CLI::Range(1, 8192))

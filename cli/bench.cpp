@@ -130,7 +130,7 @@ void add_bench_command(CLI::App& app, Run& run) {
       "  dino_cuda bench step --arch vit_small            the whole training step\n");
   auto options = std::make_shared<BenchOptions>();
   command->add_option("operations", options->operations, "what to measure")->type_name("OPERATION");
-  command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
+  add_device_option(*command, options->device);
   command->add_option("--shape", options->shape, "sizes of a step: vits16, vitb16 or tiny")->capture_default_str();
   command->add_option("--images", options->images, "images of a step (default: the shape's, 4)")
       ->check(CLI::PositiveNumber);

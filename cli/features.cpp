@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/machine.h"
 #include "cli/network_options.h"
 #include "data/dataset.h"
 #include "data/decode.h"
@@ -338,7 +339,7 @@ void add_search_command(CLI::App& app, Run& run) {
   command->add_option("--tile", options->tile_px, "side of a picture on the sheet in pixels")
       ->check(CLI::Range(16, 1024))
       ->capture_default_str();
-  command->add_option("--device", options->network.device, "auto, cpu or cuda")->capture_default_str();
+  add_device_option(*command, options->network.device);
   command->add_flag("--json", options->json, "print JSON");
   command->callback([options, &run] { run = [options] { return search(*options); }; });
 }

@@ -22,7 +22,7 @@ void add_network_options(CLI::App& command, NetworkOptions& options, bool requir
   command.add_option("--network", options.network, "which network of a checkpoint")
       ->check(CLI::IsMember({"teacher", "student"}))
       ->capture_default_str();
-  command.add_option("--device", options.device, "auto, cpu or cuda")->capture_default_str();
+  add_device_option(command, options.device);
   command.add_option("--threads", options.threads, "CPU threads (default: one per processor)")
       ->check(CLI::PositiveNumber);
 }
