@@ -1,16 +1,14 @@
 #include "train/trainer.h"
 
 #include "data/loader.h"
-#include "data/upload.h"
-#include "engine/files.h"
 #include "engine/progress.h"
 #include "train/initial_weights.h"
 #include "train/precision.h"
-#include "train/run_log.h"
+#include "train/run_folder.h"
+#include "train/run_recorder.h"
 #include "train/schedules.h"
 #include "train/stop_signal.h"
-
-#include <nlohmann/json.hpp>
+#include "train/training_data.h"
 
 #include <chrono>
 #include <deque>
@@ -20,75 +18,20 @@
 namespace dino {
 namespace {
 
-namespace fs = std::filesystem;
-
-MultiCropOptions crop_options(const TrainConfig& c) {
-  MultiCropOptions options;
-  options.global_size_px = c.global_crops_size;
-  options.global_scale_min = c.global_crops_scale[0];
-  options.global_scale_max = c.global_crops_scale[1];
-  options.local_crops = c.local_crops_number;
-  options.local_size_px = c.local_crops_size;
-  options.local_scale_min = c.local_crops_scale[0];
-  options.local_scale_max = c.local_crops_scale[1];
-  options.flip_probability = c.flip_prob;
-  options.jitter_probability = c.jitter_prob;
-  options.brightness = c.jitter_brightness;
-  options.contrast = c.jitter_contrast;
-  options.saturation = c.jitter_saturation;
-  options.hue = c.jitter_hue;
-  options.grey_probability = c.gray_prob;
-  options.blur_probability_global_1 = c.blur_prob_global1;
-  options.blur_probability_global_2 = c.blur_prob_global2;
-  options.blur_probability_local = c.blur_prob_local;
-  options.blur_radius_min = c.blur_radius[0];
-  options.blur_radius_max = c.blur_radius[1];
-  options.solarize_probability_global_2 = c.solarize_prob_global2;
-  return options;
-}
-
-void require_output_dir(const TrainConfig& config, StartMode start) {
-  const fs::path dir = config.output_dir;
-  // A run that failed before its first step left an empty log and no checkpoint: nothing that is worth keeping.
-  std::error_code none;
-  const auto log_bytes = fs::file_size(dir / "log.jsonl", none);
-  const bool has_run = find_checkpoint(dir).has_value() || (!none && log_bytes > 0);
-  if (start == StartMode::fresh) {
-    require(!has_run, "train", "{} holds a run already; try --resume to continue it, or another --output_dir",
-            dir.string());
-  } else {
-    require(find_checkpoint(dir).has_value(), "train", "nothing to resume: no {} in {}; try without --resume",
-            kLastCheckpoint, dir.string());
-  }
-  make_output_folder(dir);
-  remove_abandoned_parts(dir);
-}
-
-TrainingCrops upload(Context& context, const Batch& batch) {
-  TrainingCrops crops;
-  crops.groups = upload_crops(context, batch);
-  for (const std::int64_t sample : batch.samples) crops.samples.push_back(static_cast<std::uint64_t>(sample));
-  return crops;
-}
-
-AugmentOn augment_on(const TrainConfig& config, Device device) {
-  if (config.augment == "auto") return device == Device::cuda ? AugmentOn::device : AugmentOn::host;
-  return config.augment == "device" ? AugmentOn::device : AugmentOn::host;
-}
-
 /// One run from its first (or next) step to its last.
 class Trainer {
  public:
   Trainer(Context& context, Communicator& communicator, const TrainConfig& config, const ImageSource& images,
-          StartMode start, const Evaluator& evaluator)
+          StartMode start, const Evaluator& evaluator, RunObservers observers)
       : context_(context),
         communicator_(communicator),
         config_(config),
         evaluator_(evaluator),
-        dir_(config.output_dir),
+        observers_(std::move(observers)),
+        folder_(config, start),
         networks_(context, communicator, config, compute_type_for(config.precision, context.device())) {
     if (start == StartMode::resume) {
-      position_ = read_checkpoint(*find_checkpoint(dir_), networks_, config_);
+      position_ = folder_.resume(networks_);
     } else if (!config.init.empty()) {
       start_notes_ = load_initial_weights(networks_, config_);
     }
@@ -107,8 +50,7 @@ class Trainer {
     require_position_fits();
     // A run that was stopped after the last batch of an epoch has yet to finish that epoch.
     const bool epoch_read = position_.batch == batches_per_epoch_;
-    const std::uint64_t seed = static_cast<std::uint64_t>(config.seed);
-    loader_ = std::make_unique<Loader>(images, sampler, multi_crop_views(crop_options(config), seed),
+    loader_ = std::make_unique<Loader>(images, sampler, training_views(config),
                                        LoaderOptions{.threads = config.num_workers,
                                                      .epoch = position_.epoch + (epoch_read ? 1 : 0),
                                                      .batch = epoch_read ? 0 : position_.batch,
@@ -118,11 +60,8 @@ class Trainer {
 
   int run() {
     if (writes()) {
-      AtomicFile file(dir_ / "config.toml");
-      file.write(write_config(config_));
-      file.commit();
-      log_ = std::make_unique<RunLog>(dir_ / "log.jsonl", position_.step);
-      knn_log_ = std::make_unique<RunLog>(dir_ / "knn.jsonl", position_.step);
+      folder_.save_config();
+      observers_.insert(observers_.begin(), std::make_shared<RunRecorder>(folder_.path(), config_, position_.step));
       // So that a run can be resumed from the first step on.
       if (position_.step == 0) save(kLastCheckpoint);
     }
@@ -160,7 +99,7 @@ class Trainer {
 
  private:
   bool writes() const { return communicator_.rank() == 0; }
-  void save(const std::string& name) { write_checkpoint(dir_ / name, networks_, config_, position_); }
+  void save(const std::string& name) { folder_.save(name, networks_, position_); }
 
   int stopped(Progress& progress) const {
     progress.message(fmt::format("interrupted after step {}; go on with --resume", position_.step));
@@ -175,7 +114,7 @@ class Trainer {
     require(fits && p.epoch <= config_.epochs, "train",
             "{} is at step {}, in batch {} of epoch {}, which is no place in {} epochs of {} batches; try the pictures "
             "and epochs of the run before, or another --output_dir",
-            (dir_ / kLastCheckpoint).string(), p.step, p.batch, p.epoch, config_.epochs, batches_per_epoch_);
+            folder_.file(kLastCheckpoint).string(), p.step, p.batch, p.epoch, config_.epochs, batches_per_epoch_);
   }
 
   std::string describe() const {
@@ -204,55 +143,47 @@ class Trainer {
 
   void run_step(Progress& progress) {
     if (sent_.empty()) mark_ = Clock::now();
-    if (sent_.size() == StudentTeacher::kMaxPending) report(networks_.wait(), progress);
+    if (sent_.size() == StudentTeacher::kMaxPending) finish_step(networks_.wait(), progress);
     const StepValues now = values();
     double wait_ms = 0;
     for (int i = 0; i < config_.accumulation; ++i) {
       require(loader_->next(batch_), "train", "the data ended at epoch {}, batch {}", position_.epoch, position_.batch);
       wait_ms += batch_.wait_ms;
-      networks_.run_micro_batch(upload(context_, batch_), now);
+      networks_.run_micro_batch(upload_training_crops(context_, batch_), now);
       ++position_.batch;
     }
     networks_.update(now);
     sent_.push_back({position_, now, wait_ms});
     ++position_.step;
-    while (const auto result = networks_.poll()) report(*result, progress);
+    while (const auto result = networks_.poll()) finish_step(*result, progress);
   }
 
   /// Waits for the results of all steps so far. Comes before all that reads the networks.
   void finish_steps(Progress& progress) {
-    while (networks_.pending() > 0) report(networks_.wait(), progress);
+    while (networks_.pending() > 0) finish_step(networks_.wait(), progress);
   }
 
   /// Takes the result of the oldest step in sent_.
-  void report(const StepResult& result, Progress& progress) {
+  void finish_step(const StepResult& result, Progress& progress) {
     const Sent step = sent_.front();
     sent_.pop_front();
     // In a row of steps, results are as far apart as the steps take.
     const auto now = Clock::now();
     const double step_ms = std::chrono::duration<double, std::milli>(now - std::exchange(mark_, now)).count();
-    const double images_per_second = static_cast<double>(global_batch_) / step_ms * 1e3;
-    const double wait_share = step.wait_ms / step_ms;
+    const StepReport report{.position = step.position,
+                            .values = step.values,
+                            .result = result,
+                            .images_per_second = static_cast<double>(global_batch_) / step_ms * 1e3,
+                            .data_wait_share = step.wait_ms / step_ms};
     if (writes()) {
-      log_->append({{"step", step.position.step},
-                    {"epoch", step.position.epoch},
-                    {"loss", result.loss},
-                    {"lr", step.values.lr},
-                    {"wd", step.values.weight_decay},
-                    {"momentum", step.values.teacher_momentum},
-                    {"teacher_temp", step.values.teacher_temp},
-                    {"student_temp", config_.student_temp},
-                    {"grad_norm", result.gradient_norm},
-                    {"entropy", result.teacher_entropy},
-                    {"kl", result.kl},
-                    {"images_per_second", images_per_second},
-                    {"data_wait_share", wait_share}});
+      for (const auto& observer : observers_) observer->step_done(report);
     }
     epoch_loss_ += result.loss;
     ++epoch_steps_;
-    progress.update(step.position.step + 1,
-                    fmt::format("| epoch {} | loss {:.4f} | lr {:.2e} | {:.1f} images/s | data wait {:.0f}%",
-                                step.position.epoch, result.loss, step.values.lr, images_per_second, 100 * wait_share));
+    progress.update(
+        step.position.step + 1,
+        fmt::format("| epoch {} | loss {:.4f} | lr {:.2e} | {:.1f} images/s | data wait {:.0f}%", step.position.epoch,
+                    result.loss, step.values.lr, report.images_per_second, 100 * report.data_wait_share));
   }
 
   /// `epoch` is the one that has just ended, -1 before the first.
@@ -266,14 +197,15 @@ class Trainer {
       return;
     }
     progress.message(fmt::format("{}: {}", when, evaluation.summary));
-    // Of the step before, so that a resumed run does not write it again.
-    nlohmann::ordered_json line{{"step", position_.step - 1}, {"epoch", epoch}};
-    line.update(*evaluation.numbers);
-    knn_log_->append(line);
+    for (const auto& observer : observers_) observer->evaluated(pause(epoch, progress), evaluation);
     if (epoch >= 0 && evaluation.score > position_.best_score) {
       position_.best_score = evaluation.score;
       save(kBestCheckpoint);
     }
+  }
+
+  PauseReport pause(std::int64_t epoch, Progress& progress) {
+    return {.epoch = epoch, .position = position_, .networks = networks_, .progress = progress};
   }
 
   void finish_epoch(Progress& progress) {
@@ -305,6 +237,7 @@ class Trainer {
                                    broken.entries.back().name, broken.entries.back().reason));
       broken_reported_ = broken.count;
     }
+    for (const auto& observer : observers_) observer->epoch_done(pause(epoch, progress));
   }
 
   using Clock = std::chrono::steady_clock;
@@ -313,7 +246,8 @@ class Trainer {
   Communicator& communicator_;
   TrainConfig config_;
   const Evaluator& evaluator_;
-  fs::path dir_;
+  RunObservers observers_;
+  RunFolder folder_;
   StudentTeacher networks_;
   std::vector<std::string> start_notes_;  // about the weights that the run starts from
   TrainingPosition position_;
@@ -323,7 +257,6 @@ class Trainer {
   Schedules schedules_;
   std::unique_ptr<Loader> loader_;
   Batch batch_;
-  std::unique_ptr<RunLog> log_, knn_log_;
   std::deque<Sent> sent_;
   Clock::time_point mark_;  // when the last result came, or the first step of a row began
   double epoch_loss_ = 0;
@@ -334,10 +267,9 @@ class Trainer {
 }  // namespace
 
 int train(Context& context, Communicator& communicator, const TrainConfig& config, const ImageSource& images,
-          StartMode start, const Evaluator& evaluator) {
+          StartMode start, const Evaluator& evaluator, RunObservers observers) {
   check_config(config);
-  require_output_dir(config, start);
-  Trainer trainer(context, communicator, config, images, start, evaluator);
+  Trainer trainer(context, communicator, config, images, start, evaluator, std::move(observers));
   return trainer.run();
 }
 

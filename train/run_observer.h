@@ -1,0 +1,51 @@
+#pragma once
+
+#include "engine/progress.h"
+#include "train/checkpoint.h"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dino {
+
+/// One training step and its result, which is known some steps after the step was put on the device.
+struct StepReport {
+  TrainingPosition position;  // before the step
+  StepValues values;
+  StepResult result;
+  double images_per_second = 0;  // of all ranks together
+  double data_wait_share = 0;    // of the step's time, 0 to 1
+};
+
+/// What an evaluation of the networks between epochs found.
+struct Evaluation {
+  double score = 0;  // higher is better: decides which checkpoint is `best`
+  std::string summary;
+  std::shared_ptr<nlohmann::ordered_json> numbers;  // goes to knn.jsonl
+};
+
+/// Between two steps, with nothing on its way to or from the device.
+struct PauseReport {
+  std::int64_t epoch = 0;     // the one that has just ended; -1 before the first
+  TrainingPosition position;  // of the next step
+  StudentTeacher& networks;
+  Progress& progress;  // for messages
+};
+
+/// Follows a run. It is told what happens in the order of the steps, on rank 0 only. What it throws ends the run.
+class RunObserver {
+ public:
+  virtual ~RunObserver() = default;
+  virtual void step_done(const StepReport&) {}
+  virtual void evaluated(const PauseReport&, const Evaluation&) {}
+  /// After the evaluation and the checkpoint of the epoch, where there are any.
+  virtual void epoch_done(const PauseReport&) {}
+};
+
+using RunObservers = std::vector<std::shared_ptr<RunObserver>>;
+
+}  // namespace dino

@@ -1,0 +1,35 @@
+#include "train/run_recorder.h"
+
+#include <nlohmann/json.hpp>
+
+namespace dino {
+
+RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig& config, std::int64_t first_step)
+    : student_temp_(config.student_temp),
+      log_(folder / "log.jsonl", first_step),
+      knn_log_(folder / "knn.jsonl", first_step) {}
+
+void RunRecorder::step_done(const StepReport& report) {
+  log_.append({{"step", report.position.step},
+               {"epoch", report.position.epoch},
+               {"loss", report.result.loss},
+               {"lr", report.values.lr},
+               {"wd", report.values.weight_decay},
+               {"momentum", report.values.teacher_momentum},
+               {"teacher_temp", report.values.teacher_temp},
+               {"student_temp", student_temp_},
+               {"grad_norm", report.result.gradient_norm},
+               {"entropy", report.result.teacher_entropy},
+               {"kl", report.result.kl},
+               {"images_per_second", report.images_per_second},
+               {"data_wait_share", report.data_wait_share}});
+}
+
+void RunRecorder::evaluated(const PauseReport& pause, const Evaluation& evaluation) {
+  // Of the step before, so that a resumed run does not write it again.
+  nlohmann::ordered_json line{{"step", pause.position.step - 1}, {"epoch", pause.epoch}};
+  line.update(*evaluation.numbers);
+  knn_log_.append(line);
+}
+
+}  // namespace dino
