@@ -19,27 +19,6 @@ Loader make_loader(const ImageSource& images, ViewSet views, int batch, int thre
                 {.threads = threads, .end_epoch = 1});
 }
 
-void finish_row(std::span<float> row, bool normalized, const std::string& name) {
-  double square = 0;
-  for (const float x : row) square += static_cast<double>(x) * x;
-  require(std::isfinite(square), "features", "the features of {} are not finite; try a checkpoint from before", name);
-  if (!normalized) return;
-  const double scale = 1.0 / std::max(std::sqrt(square), 1e-12);
-  for (float& x : row) x = static_cast<float>(x * scale);
-}
-
-/// An (R, C) tensor on the host, as fp32.
-std::vector<float> host_rows(Context& context, const Tensor& rows) {
-  Tensor fp32 = rows;
-  if (rows.dtype() != DType::float32) {
-    fp32 = context.empty(rows.shape(), DType::float32);
-    cast({.x = rows.array(), .y = fp32.array()}, context.stream());
-  }
-  std::vector<float> values(static_cast<std::size_t>(rows.size()));
-  context.copy_to_host(fp32, Array(values.data(), rows.shape()));
-  return values;
-}
-
 }  // namespace
 
 FeatureKind FeatureKind::linear_probe(const VitConfig& config) {
@@ -56,6 +35,26 @@ void FeatureKind::check(const VitConfig& config) const {
 
 FeatureOptions FeatureOptions::for_image_size(int image_px) {
   return {.crop_px = image_px, .short_side_px = static_cast<int>(std::lround(image_px * 256.0 / 224.0))};
+}
+
+void finish_features(std::span<float> row, bool normalized, std::string_view name) {
+  double square = 0;
+  for (const float x : row) square += static_cast<double>(x) * x;
+  require(std::isfinite(square), "features", "the features of {} are not finite; try a checkpoint from before", name);
+  if (!normalized) return;
+  const double scale = 1.0 / std::max(std::sqrt(square), 1e-12);
+  for (float& x : row) x = static_cast<float>(x * scale);
+}
+
+std::vector<float> host_rows(Context& context, const Tensor& rows) {
+  Tensor fp32 = rows;
+  if (rows.dtype() != DType::float32) {
+    fp32 = context.empty(rows.shape(), DType::float32);
+    cast({.x = rows.array(), .y = fp32.array()}, context.stream());
+  }
+  std::vector<float> values(static_cast<std::size_t>(rows.size()));
+  context.copy_to_host(fp32, Array(values.data(), rows.shape()));
+  return values;
 }
 
 void compute_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
@@ -113,7 +112,7 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
       if (batch.samples[i] != asked) continue;
       const std::span row =
           std::span(rows).subspan(i * static_cast<std::size_t>(table.width), static_cast<std::size_t>(table.width));
-      finish_row(row, options.normalized, images.name(asked));
+      finish_features(row, options.normalized, images.name(asked));
       table.values.insert(table.values.end(), row.begin(), row.end());
       table.labels.push_back(batch.labels[i]);
       table.samples.push_back(asked);
@@ -159,7 +158,7 @@ FeatureTable pixel_features(const ImageSource& images, int side_px, int threads,
       for (std::int64_t j = 0; j < table.width; ++j) {
         table.values.push_back(static_cast<float>(pixels[static_cast<std::int64_t>(i) * table.width + j] - mean));
       }
-      finish_row(std::span(table.values).subspan(begin), true, images.name(asked));
+      finish_features(std::span(table.values).subspan(begin), true, images.name(asked));
       table.labels.push_back(batch.labels[i]);
       table.samples.push_back(asked);
     }

@@ -7,7 +7,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace dino {
@@ -60,6 +62,13 @@ using FeatureProgress = std::function<void(std::int64_t done, std::int64_t total
 /// normalised. Source: official eval_linear.py:170-176.
 void compute_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
                       const ConstArray& pixels, const FeatureKind& kind, std::vector<float>& rows);
+
+/// The end of every row of features: throws Error, naming the picture, for features that are not finite, and brings the
+/// row to length 1 if it is to be `normalized`.
+void finish_features(std::span<float> row, bool normalized, std::string_view name);
+
+/// The elements of an (R, C) tensor of fp32 or bf16 on the host, as fp32.
+std::vector<float> host_rows(Context& context, const Tensor& rows);
 
 /// Features of every picture. Throws Error where none can be read, and for features that are not finite.
 FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,

@@ -6,11 +6,11 @@ cd "$(dirname "$0")/.."
 need_packages $DINO_BUILD_PACKAGES $DINO_TEST_PACKAGES clang-format clang-tidy
 fast=${1:-}
 
-sources=$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+sources=$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' '*.hpp' '*.c')
 echo "format"
 clang-format --dry-run --Werror $sources
 ./scripts/test.sh
 if [ "$fast" != --fast ]; then
   echo "lint"
-  git ls-files '*.cpp' | grep -v -e '^tests/' -e '^benchmarks/' | xargs -P "$(nproc)" -n 1 clang-tidy -p build --quiet
+  git ls-files '*.cpp' | grep -v -e '^tests/' -e '^benchmarks/' -e '^examples/' | xargs -P "$(nproc)" -n 1 clang-tidy -p build --quiet
 fi

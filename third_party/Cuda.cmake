@@ -36,6 +36,7 @@ if(DINO_HAS_CUDA)
   target_include_directories(dino_cuda_options SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(dino_cuda_runtime INTERFACE CUDA::cudart_static ${CMAKE_DL_LIBS})
   set(CMAKE_BUILD_RPATH "$ORIGIN/lib;${CUDAToolkit_LIBRARY_DIR}")
+  set(CMAKE_INSTALL_RPATH "$ORIGIN/lib;${CUDAToolkit_LIBRARY_DIR}")
   # RPATH and not RUNPATH: also for what the libraries in lib/ ask for.
   target_link_options(dino_cuda_runtime INTERFACE LINKER:--disable-new-dtags)
 endif()
