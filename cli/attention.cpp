@@ -222,6 +222,7 @@ void add_attention_command(CLI::App& app, Run& run) {
   command->add_option("--network", options->network.network, "which network of a checkpoint")
       ->check(CLI::IsMember({"teacher", "student"}))
       ->capture_default_str();
+  add_foreign_weights_options(*command, options->network);
   add_device_option(*command, options->network.device);
   command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
   command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the image")

@@ -247,7 +247,7 @@ int dedupe(const DedupeCommand& options) {
     require(features.recipe.options.normalized, "dedupe",
             "the features of {} were written with --raw, so they have no cosines; try `dino_cuda features` without it",
             options.file);
-    const auto context = make_cpu_context();
+    const auto context = open_machine(options.features.network.device, options.features.network.threads);
     std::vector<CopyGroup> groups;
     {
       Progress bar("pairs", features.table.rows());
@@ -332,6 +332,7 @@ void add_search_command(CLI::App& app, Run& run) {
       ->type_name("FILE");
   command->add_option("--weights", options->network.weights, "default: those that the features were made with")
       ->type_name("FILE");
+  add_foreign_weights_options(*command, options->network);
   command->add_option("--output", options->output, "PNG of the sheet")->type_name("FILE")->capture_default_str();
   command->add_option("--count", options->count, "pictures to find for each query; the query itself is left out")
       ->check(CLI::PositiveNumber)

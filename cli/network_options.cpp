@@ -12,6 +12,19 @@ constexpr const char* kRunsFolder = "runs";
 
 }  // namespace
 
+WeightsOptions NetworkOptions::weights_options() const {
+  return {.network = network == "student" ? Network::student : Network::teacher,
+          .heads = heads > 0 ? std::optional(heads) : std::nullopt,
+          .allow_unexpected = allow_unexpected};
+}
+
+void add_foreign_weights_options(CLI::App& command, NetworkOptions& options) {
+  command.add_option("--heads", options.heads, "attention heads, where the weights do not say (default: width / 64)")
+      ->check(CLI::PositiveNumber);
+  command.add_flag("--allow-unexpected", options.allow_unexpected,
+                   "ignore tensors of the weights that the network has no place for");
+}
+
 void add_network_options(CLI::App& command, NetworkOptions& options, bool required) {
   auto* weights = command
                       .add_option("--weights", options.weights,
@@ -22,6 +35,7 @@ void add_network_options(CLI::App& command, NetworkOptions& options, bool requir
   command.add_option("--network", options.network, "which network of a checkpoint")
       ->check(CLI::IsMember({"teacher", "student"}))
       ->capture_default_str();
+  add_foreign_weights_options(command, options);
   add_device_option(command, options.device);
   command.add_option("--threads", options.threads, "CPU threads (default: one per processor)")
       ->check(CLI::PositiveNumber);
@@ -30,8 +44,7 @@ void add_network_options(CLI::App& command, NetworkOptions& options, bool requir
 OpenNetwork::OpenNetwork(const NetworkOptions& options)
     : weights(options.weights.empty() ? newest_checkpoint() : std::filesystem::path(options.weights)),
       context(open_machine(options.device, options.threads)),
-      backbone(*context, weights, DType::float32,
-               {.network = options.network == "student" ? Network::student : Network::teacher}) {}
+      backbone(*context, weights, DType::float32, options.weights_options()) {}
 
 std::filesystem::path newest_checkpoint() {
   std::filesystem::path newest;

@@ -14,10 +14,17 @@ struct NetworkOptions {
   std::string network = "teacher";
   std::string device = "auto";
   int threads = 0;
+  int heads = 0;  // 0: as the file says
+  bool allow_unexpected = false;
+
+  WeightsOptions weights_options() const;
 };
 
-/// Adds --weights, --network, --device and --threads. Without `required` the newest checkpoint under runs/ is taken
-/// where no weights are given.
+/// Adds --heads and --allow-unexpected, for weights that come from elsewhere.
+void add_foreign_weights_options(CLI::App& command, NetworkOptions& options);
+
+/// Adds --weights, --network, --heads, --allow-unexpected, --device and --threads. Without `required` the newest
+/// checkpoint under runs/ is taken where no weights are given.
 void add_network_options(CLI::App& command, NetworkOptions& options, bool required);
 
 /// The context and the network that the options name.

@@ -147,7 +147,7 @@ void WeightsFile::derive_config(const WeightsOptions& options) {
   if (!heads) {
     require(config_.embed_dim % kUsualHeadWidth == 0, kWhere,
             "{} does not say how many attention heads it has, and its width {} is no multiple of {}; try metadata "
-            "num_heads, or dino_cuda convert with --heads",
+            "num_heads, --heads, or dino_cuda convert with it",
             path_.string(), config_.embed_dim, kUsualHeadWidth);
     heads = config_.embed_dim / static_cast<int>(kUsualHeadWidth);
   }
@@ -222,7 +222,7 @@ void WeightsFile::require_fit(const ParameterLayout& layout, std::string_view pr
   report("of another shape", misshaped);
   report("unexpected", unexpected);
   if (text.empty()) return;
-  if (missing.empty() && misshaped.empty()) text += "; try dino_cuda convert with --allow-unexpected";
+  if (missing.empty() && misshaped.empty()) text += "; try --allow-unexpected, or dino_cuda convert with it";
   if (std::max({missing.size(), misshaped.size(), unexpected.size()}) <= kNamed) lines.clear();
   throw WeightsMismatch(fmt::format("{} does not fit the network{}", path_.string(), text), std::move(lines));
 }

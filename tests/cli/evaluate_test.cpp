@@ -4,6 +4,7 @@
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
+#include "tests/support/paths.h"
 #include "tests/support/pictures.h"
 #include "tests/support/program.h"
 #include "tests/support/tiny_training.h"
@@ -189,12 +190,49 @@ TEST_CASE("features, search and dedupe work on one file") {
       json_of(run_program({"dedupe", bench.path("train"), "--weights", bench.weights(), "--threshold", "1", "--json"}));
   CHECK(direct.at("groups") == copies.at("groups"));
   check_refused(run_program({"dedupe"}), "--features");
+  // It computes where it is told to.
+  check_refused(run_program({"dedupe", "--features", file, "--device", "cuda:99"}), "cuda:99");
 
   // Weights that have gone on since.
   REQUIRE(
       run_program({"train", bench.path("config.toml"), "--output_dir", bench.path("run"), "--resume", "--epochs", "2"})
           .status == 0);
   check_refused(search({}), "other weights");
+}
+
+TEST_CASE("Every command takes weights that come from elsewhere") {
+  // A tensor too many, and nothing that says how many heads there are.
+  const TemporaryFolder folder;
+  const SafetensorsFile golden = SafetensorsFile::read(golden_dir() / "backbone.safetensors");
+  const std::vector<float> ones(4, 1.0F);
+  std::vector<NamedArray> arrays{{"blocks.0.register", ConstArray(ones.data(), Shape{4})}};
+  for (const std::string& name : golden.names()) arrays.push_back({name, golden[name]});
+  const std::string weights = (folder.path() / "foreign.safetensors").string();
+  write_safetensors(weights, arrays);
+  std::filesystem::copy_file(golden_dir() / "photo.png", folder.path() / "photo.png");
+
+  const std::string photo = (folder.path() / "photo.png").string(), csv = (folder.path() / "f.csv").string();
+  const std::vector<std::vector<std::string>> commands{
+      {"features", folder.path().string(), "--out", csv},
+      {"attention", photo, "--output", (folder.path() / "attention").string(), "--image-size", "64"}};
+  std::vector<std::string> written;
+  for (std::vector<std::string> command : commands) {
+    command.insert(command.end(), {"--weights", weights, "--device", "cpu"});
+    check_refused(run_program(command), "--allow-unexpected");
+    command.push_back("--allow-unexpected");
+    for (const char* heads : {"2", "4"}) {
+      command.insert(command.end(), {"--heads", heads});
+      const Outcome outcome = run_program(command);
+      INFO(outcome.errors);
+      CHECK(outcome.status == 0);
+      if (command[0] == "features") written.push_back(read_text_file(csv));
+      command.resize(command.size() - 2);
+    }
+    command.insert(command.end(), {"--heads", "7"});
+    check_refused(run_program(command), "7 heads");
+  }
+  REQUIRE(written.size() == 2);
+  CHECK(written[0] != written[1]);
 }
 
 TEST_CASE("attention of all layers, outlined, compared and shown in the terminal") {
