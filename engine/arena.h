@@ -29,6 +29,10 @@ class Arena {
   std::uint64_t state() const;
   /// The most that was ever in use at once.
   std::size_t peak_bytes() const { return peak_; }
+  /// Addresses that were handed out at some time, as far as the highest: the peak, and the gaps between blocks.
+  std::size_t reach_bytes() const { return end_; }
+  /// What reach_bytes() cannot exceed.
+  std::size_t capacity_bytes() const { return capacity_; }
 
  protected:
   Arena() = default;

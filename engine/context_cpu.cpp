@@ -1,12 +1,16 @@
 #include "engine/context.h"
+#include "engine/host_memory.h"
 #include "kernels/common/error.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
+#include <fstream>
 
 namespace dino {
 namespace {
@@ -17,10 +21,9 @@ class CpuArena final : public Arena {
   CpuArena() {
     const auto pages = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES));
     const auto page_bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    reserved_ = std::max<std::size_t>(pages * page_bytes, kGrowth) / kGrowth * kGrowth;
+    reserved_ = std::max<std::size_t>(std::min(pages * page_bytes, share_of_addresses()), kGrowth) / kGrowth * kGrowth;
     void* base = mmap(nullptr, reserved_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    require(base != MAP_FAILED, "arena", "cannot reserve {} MiB of addresses: {}", reserved_ >> 20,
-            std::strerror(errno));
+    if (base == MAP_FAILED) fail_short("addresses", reserved_, std::strerror(errno));
     base_ = static_cast<std::byte*>(base);
     madvise(base_, reserved_, MADV_HUGEPAGE);  // fewer TLB misses; only a hint
     set_range(base_, reserved_);
@@ -30,12 +33,32 @@ class CpuArena final : public Arena {
  private:
   static constexpr std::size_t kGrowth = std::size_t{64} << 20;
 
+  /// Where `ulimit -v` counts addresses, it counts those that are only reserved too: some must be left for the rest of
+  /// the program.
+  static std::size_t share_of_addresses() {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
+    std::size_t mapped_pages = 0;
+    std::ifstream("/proc/self/statm") >> mapped_pages;
+    const std::size_t mapped = mapped_pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    return limit.rlim_cur > mapped ? (limit.rlim_cur - mapped) / 4 * 3 : 0;
+  }
+
+  [[noreturn]] void fail_short(const char* what, std::size_t size_bytes, const char* reason) const {
+    const HostMemory host = host_memory();
+    fail("arena",
+         "out of memory: {} MiB more of {} asked for, {} MiB in use, {} free ({}): {}; try a smaller batch with more "
+         "accumulation",
+         size_bytes >> 20, what, used_bytes() >> 20, format_bytes(static_cast<double>(host.available_bytes)),
+         host.limit, reason);
+  }
+
   void commit(std::size_t end) override {
     if (end <= committed_) return;
     const std::size_t wanted = std::min(reserved_, (end + kGrowth - 1) / kGrowth * kGrowth);
-    require(mprotect(base_ + committed_, wanted - committed_, PROT_READ | PROT_WRITE) == 0, "arena",
-            "out of memory: cannot grow from {} to {} MiB: {}; try a smaller batch with more accumulation",
-            committed_ >> 20, wanted >> 20, std::strerror(errno));
+    if (mprotect(base_ + committed_, wanted - committed_, PROT_READ | PROT_WRITE) != 0) {
+      fail_short("memory", wanted - committed_, std::strerror(errno));
+    }
     committed_ = wanted;
   }
 

@@ -73,6 +73,7 @@ ParameterStore::ParameterStore(Context& context, const ParameterLayout& layout, 
 }
 
 void ParameterStore::initialize(std::uint64_t seed) {
+  if (!context.stream().executes()) return;  // the draws take longer than all the rest of a rehearsal
   std::vector<float> values(static_cast<std::size_t>(layout.flat_size()), 0.0F);
   for (const ParameterInfo& info : layout.infos()) {
     Random random(seed, RandomStream::weights, 0, stable_hash(info.name) & 0xffffffffffu);

@@ -1,9 +1,10 @@
 #pragma once
 
+#include "kernels/common/out_of_memory.h"
+
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 namespace dino {
 
@@ -16,7 +17,7 @@ class AlignedBuffer {
   explicit AlignedBuffer(std::size_t size_bytes) : size_(size_bytes) {
     const std::size_t padded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
     data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, padded > 0 ? padded : kAlignment)));
-    if (!data_) throw std::bad_alloc();
+    if (!data_) throw OutOfMemory(size_bytes);
   }
 
   std::byte* data() const { return data_.get(); }

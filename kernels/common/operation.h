@@ -3,6 +3,26 @@
 #include "kernels/common/error.h"
 #include "kernels/common/stream.h"
 
+namespace dino {
+
+/// Tells a stream's observer, if there is one, when an operation begins and ends.
+class ObservedOperation {
+ public:
+  ObservedOperation(const Stream& stream, const Operation& operation) : observer_(stream.observer()) {
+    if (observer_ != nullptr) observer_->begin(operation);
+  }
+  ~ObservedOperation() {
+    if (observer_ != nullptr) observer_->end();
+  }
+  ObservedOperation(const ObservedOperation&) = delete;
+  ObservedOperation& operator=(const ObservedOperation&) = delete;
+
+ private:
+  OperationObserver* observer_;
+};
+
+}  // namespace dino
+
 /// Declares one operation of a kernel folder: `name(args, stream)` runs it on the stream's device.
 ///   cpu::name        name_cpu.cpp, tuned
 ///   cuda::name       name_cuda.cu, tuned. Weak: a program is linked with the CUDA kernels, with the same sources made
@@ -21,6 +41,8 @@
   [[gnu::weak]] void name(const Args& args, Stream& stream);                                  \
   }                                                                                           \
   inline void name(const Args& args, Stream& stream) {                                        \
+    const ObservedOperation observed(stream, {#name, &typeid(Args), &args});                  \
+    if (!stream.executes()) return;                                                           \
     if (stream.device() == Device::cpu) {                                                     \
       cpu::name(args, stream);                                                                \
       return;                                                                                 \

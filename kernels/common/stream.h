@@ -6,6 +6,8 @@
 #include <initializer_list>
 #include <memory>
 #include <span>
+#include <string_view>
+#include <typeinfo>
 
 namespace dino {
 
@@ -44,6 +46,34 @@ class HostCopy {
   virtual const std::byte* wait() = 0;
 };
 
+/// One operation as it is put on a stream: the name that DINO_OPERATION gives it, and its arguments.
+struct Operation {
+  std::string_view name;
+  const std::type_info* type;
+  const void* args;
+
+  /// The arguments, or null where they are of another type.
+  template <typename Args>
+  const Args* as() const {
+    return *type == typeid(Args) ? static_cast<const Args*>(args) : nullptr;
+  }
+};
+
+/// Hears of the operations on a stream: to count or to time them.
+class OperationObserver {
+ public:
+  OperationObserver() = default;
+  virtual ~OperationObserver() = default;
+  OperationObserver(const OperationObserver&) = delete;
+  OperationObserver& operator=(const OperationObserver&) = delete;
+
+  /// Comes before an operation. One that a kernel calls on the same stream, for a part of its work, lies between
+  /// begin() and end() of the whole.
+  virtual void begin(const Operation& operation) = 0;
+  /// Comes after an operation has been put on the stream, also when it throws.
+  virtual void end() noexcept = 0;
+};
+
 /// The order in which kernels and copies run on one device, and the kernels' scratch memory. On the CPU every kernel
 /// has finished when its call returns; on CUDA `handle()` is the cudaStream_t that it was put on. Not shared between
 /// threads.
@@ -71,6 +101,12 @@ class Stream {
   /// Fills with zero bytes, in the stream's order.
   virtual void zero(void* to, std::size_t size_bytes) = 0;
 
+  /// Lets `observer` hear of the operations from now on; null: none does. It must outlive the stream or be taken away.
+  void observe(OperationObserver* observer) { observer_ = observer; }
+  OperationObserver* observer() const { return observer_; }
+  /// False where operations are only observed, and the addresses of arrays stand for no memory (engine/rehearsal.h).
+  bool executes() const { return executes_; }
+
   /// Waits until all work put on the stream has finished.
   virtual void synchronize() = 0;
 
@@ -89,12 +125,15 @@ class Stream {
   virtual void cancel_recording() noexcept {}
 
  protected:
-  Stream(Device device, int ordinal, void* handle) : device_(device), ordinal_(ordinal), handle_(handle) {}
+  Stream(Device device, int ordinal, void* handle, bool executes = true)
+      : device_(device), executes_(executes), ordinal_(ordinal), handle_(handle) {}
 
  private:
   Device device_;
+  bool executes_;
   int ordinal_;
   void* handle_;
+  OperationObserver* observer_ = nullptr;
 };
 
 /// A stream whose device shares the host's memory and has finished when a call returns.
