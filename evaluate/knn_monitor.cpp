@@ -87,8 +87,9 @@ std::unique_ptr<Dataset> open_labelled(const std::filesystem::path& path, const 
   return dataset;
 }
 
-Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
-  if (config.knn_every == 0) return {};
+namespace {
+
+std::shared_ptr<Monitor> open_monitor(const TrainConfig& config) {
   auto monitor = std::make_shared<Monitor>();
   monitor->config = config;
   monitor->train = open_labelled(config.knn_train_path.empty() ? config.data_path : config.knn_train_path, "train");
@@ -103,6 +104,14 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
                        monitor->asked->size() < static_cast<std::int64_t>(all.asked.size());
   monitor->note = held_out ? ", a tenth of the training images against the rest" : "";
   if (thinned) monitor->note += fmt::format(", {} images against {}", monitor->asked->size(), monitor->known->size());
+  return monitor;
+}
+
+}  // namespace
+
+Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
+  if (config.knn_every == 0) return {};
+  const std::shared_ptr<Monitor> monitor = open_monitor(config);
   return [monitor, &context](StudentTeacher& networks) {
     Progress bar("k-NN", 2 * monitor->pictures());
     const auto [student, student_broken] = monitor->evaluate(context, networks, Network::student, bar, 0);
@@ -119,6 +128,33 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
         nlohmann::ordered_json{{"teacher", to_json(teacher)}, {"student", to_json(student)}});
     return evaluation;
   };
+}
+
+KnnPictures count_knn_pictures(const TrainConfig& config) {
+  if (config.knn_every == 0) return {};
+  const std::shared_ptr<Monitor> monitor = open_monitor(config);
+  return {monitor->known->size(), monitor->asked->size()};
+}
+
+int feature_batch() { return FeatureOptions().batch; }
+
+void rehearse_features(Context& context, StudentTeacher& networks, const TrainConfig& config) {
+  const FeatureOptions options = FeatureOptions::for_image_size(config.global_crops_size);
+  const Shape shape{options.batch, options.crop_px, options.crop_px, 3};
+  const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.size()));
+  std::vector<float> rows;
+  compute_features(context, networks.vit(), networks.store(), Network::teacher, ConstArray(pixels.data(), shape),
+                   options.kind, rows);
+}
+
+void rehearse_search(Context& context, const StudentTeacher& networks, const TrainConfig& config,
+                     const KnnPictures& pictures) {
+  const std::int64_t width = networks.vit().config().embed_dim;
+  const Tensor bank = context.empty({pictures.known, width}, DType::float32);
+  const Tensor queries = context.empty({pictures.asked, width}, DType::float32);
+  const std::vector<std::int32_t> known(static_cast<std::size_t>(pictures.known), 0);
+  const std::vector<std::int32_t> asked(static_cast<std::size_t>(pictures.asked), 0);
+  evaluate_knn(context, bank, known, queries, asked, config.knn_k, config.knn_temperature);
 }
 
 }  // namespace dino

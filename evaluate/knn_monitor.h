@@ -3,6 +3,7 @@
 #include "data/image_source.h"
 #include "train/trainer.h"
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -20,5 +21,20 @@ std::unique_ptr<Dataset> open_labelled(const std::filesystem::path& path, const 
 /// knn_images are taken. Broken pictures are left out. Empty when knn_every is 0. The data sets are opened at once, so
 /// that mistakes show early.
 Evaluator make_knn_monitor(Context& context, const TrainConfig& config);
+
+/// How many pictures such an evaluation compares with and classifies.
+struct KnnPictures {
+  std::int64_t known = 0, asked = 0;
+};
+/// Opens the data sets to count them, as make_knn_monitor() does. Nothing when knn_every is 0.
+KnnPictures count_knn_pictures(const TrainConfig& config);
+
+/// Does with networks that rehearse (engine/rehearsal.h) what an evaluation does for one network: a batch of features,
+/// and the search among so many pictures.
+void rehearse_features(Context& context, StudentTeacher& networks, const TrainConfig& config);
+void rehearse_search(Context& context, const StudentTeacher& networks, const TrainConfig& config,
+                     const KnnPictures& pictures);
+/// Images in a batch of features.
+int feature_batch();
 
 }  // namespace dino
