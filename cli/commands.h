@@ -11,6 +11,7 @@ using Run = std::function<int()>;
 
 /// Each adds one subcommand to `app`; parsing it fills `run`.
 void add_train_command(CLI::App& app, Run& run);
+void add_plan_command(CLI::App& app, Run& run);
 void add_eval_command(CLI::App& app, Run& run);
 void add_attention_command(CLI::App& app, Run& run);
 void add_data_command(CLI::App& app, Run& run);

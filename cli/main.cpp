@@ -1,6 +1,9 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "engine/host_memory.h"
+#include "engine/progress.h"
 #include "kernels/common/error.h"
+#include "kernels/common/out_of_memory.h"
 #include "models/weights_file.h"
 #include "train/config.h"
 
@@ -53,6 +56,7 @@ int run_program(int argc, char** argv) {
   CLI::App app(
       "dino_cuda trains, evaluates and looks into DINO vision transformers.\n\n"
       "  dino_cuda train configs/cifar10.toml                   train a model\n"
+      "  dino_cuda plan configs/cifar10.toml                    what that will take: memory, time, disk\n"
       "  dino_cuda train configs/cifar10.toml --resume          go on where the last run stopped\n"
       "  dino_cuda eval knn --weights W --train DIR --test DIR  measure what it has learned\n"
       "  dino_cuda attention photo.jpg                          look at what it looks at\n"
@@ -68,6 +72,7 @@ int run_program(int argc, char** argv) {
   });
   dino::Run run;
   dino::add_train_command(app, run);
+  dino::add_plan_command(app, run);
   dino::add_eval_command(app, run);
   dino::add_attention_command(app, run);
   dino::add_data_command(app, run);
@@ -80,7 +85,8 @@ int run_program(int argc, char** argv) {
   dino::add_video_command(app, run);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  const bool takes_keys = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "bench");
+  const bool takes_keys = !arguments.empty() &&
+                          (arguments.front() == "train" || arguments.front() == "bench" || arguments.front() == "plan");
   for (std::string& argument : arguments) {
     if (takes_keys) argument = with_underscores(argument);
   }
@@ -98,14 +104,25 @@ int run_program(int argc, char** argv) {
   return status;
 }
 
+int out_of_memory(const std::bad_alloc& error) {
+  const auto* sized = dynamic_cast<const dino::OutOfMemory*>(&error);
+  const dino::HostMemory host = dino::host_memory();
+  const auto text = [](std::size_t bytes) { return dino::format_bytes(static_cast<double>(bytes)); };
+  fmt::print(stderr,
+             "dino_cuda: [memory] out of memory: {} asked for, {} in use, {} free ({}); try a smaller batch with more "
+             "accumulation, or smaller images\n",
+             sized != nullptr ? text(sized->size_bytes()) : "an unknown size was", text(dino::resident_bytes()),
+             text(host.available_bytes), host.limit);
+  return kFailure;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     return run_program(argc, argv);
-  } catch (const std::bad_alloc&) {
-    std::fputs("dino_cuda: there is not enough memory; try a smaller batch, or smaller images\n", stderr);
-    return kFailure;
+  } catch (const std::bad_alloc& error) {
+    return out_of_memory(error);
   } catch (const dino::WeightsMismatch& error) {
     std::fprintf(stderr, "dino_cuda: %s\n", one_line(error.what()).c_str());
     for (const std::string& tensor : error.tensors()) std::fprintf(stderr, "  %s\n", one_line(tensor).c_str());

@@ -1,10 +1,13 @@
 #include "cli/commands.h"
 #include "cli/config_options.h"
 #include "cli/machine.h"
+#include "cli/run_facts.h"
 #include "data/dataset.h"
 #include "evaluate/knn_monitor.h"
 #include "kernels/common/error.h"
 #include "train/config.h"
+#include "train/memory_plan.h"
+#include "train/precision.h"
 #include "train/trainer.h"
 
 #include <fmt/format.h>
@@ -18,6 +21,7 @@ struct Options {
   std::string config;
   bool resume = false;
   bool print_config = false;
+  bool ignore_memory = false;
   std::shared_ptr<ConfigOverrides> overrides = std::make_shared<ConfigOverrides>();
 };
 
@@ -31,6 +35,13 @@ int train_command(const Options& options) {
   const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
   const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
   fmt::print(stderr, "{}\ndevice: {}\n", images->summary(), describe_device(*context, config.device));
+  if (!options.ignore_memory) {
+    const DType compute_type = compute_type_for(config.precision, context->device());
+    require_memory(
+        config,
+        run_facts(config, context->device(), compute_type, images.get(), most_knn_pictures(config, images->size())),
+        *context);
+  }
   SingleProcess communicator;
   return train(*context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
                make_knn_monitor(*context, config));
@@ -51,10 +62,12 @@ void add_train_command(CLI::App& app, Run& run) {
       ->type_name("FILE");
   command->add_flag("--resume", options->resume, "continue the run in output_dir from its newest checkpoint");
   command->add_flag("--print_config", options->print_config, "write the effective configuration and stop");
+  command->add_flag("--ignore_memory", options->ignore_memory,
+                    "start also where the run is estimated not to fit into memory (dino_cuda plan shows the estimate)");
   add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant
   command->callback([command, options, &run] {
-    refuse_extras(*command, {"resume", "print_config", "help"});
+    refuse_extras(*command, {"resume", "print_config", "ignore_memory", "help"});
     run = [options] { return train_command(*options); };
   });
 }

@@ -42,6 +42,10 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramLimits&
     std::signal(SIGXFSZ, SIG_IGN);  // so that writing fails, as it does on a full disk
     if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(126);
   }
+  if (limits.address_bytes > 0) {
+    const rlimit limit{static_cast<rlim_t>(limits.address_bytes), static_cast<rlim_t>(limits.address_bytes)};
+    if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(126);
+  }
   execv(argv[0], argv.data());
   _exit(127);
 }

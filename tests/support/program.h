@@ -17,8 +17,9 @@ struct Outcome {
 };
 
 struct ProgramLimits {
-  std::int64_t file_bytes = 0;  // no file may grow beyond it, as on a full disk; 0: no limit
-  std::string output = {};      // file or device that takes the standard output instead of Outcome::output
+  std::int64_t file_bytes = 0;     // no file may grow beyond it, as on a full disk; 0: no limit
+  std::int64_t address_bytes = 0;  // `ulimit -v`: no more may be mapped; 0: no limit
+  std::string output = {};         // file or device that takes the standard output instead of Outcome::output
   std::string working_folder = {};
 };
 
