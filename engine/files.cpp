@@ -1,7 +1,5 @@
 #include "engine/files.h"
 
-#include "kernels/common/error.h"
-
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -12,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
 namespace dino {
 namespace {
@@ -20,61 +19,177 @@ constexpr std::string_view kPartSuffix = ".part";
 
 bool is_running(pid_t process) { return kill(process, 0) == 0 || errno != ESRCH; }
 
+template <typename... Args>
+[[noreturn]] void fail_to_write(int reason, fmt::format_string<Args...> format, Args&&... args) {
+  throw WriteError(reason,
+                   fmt::format("{}: {}", fmt::format(format, std::forward<Args>(args)...), std::strerror(reason)));
+}
+
+/// The name beside `path` under which this process writes it.
+std::filesystem::path part_of(std::filesystem::path path) {
+  path += fmt::format("{}{}", kPartSuffix, getpid());
+  return path;
+}
+
+/// Calls until no signal comes between.
+template <typename Call>
+auto uninterrupted(const Call& call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+/// As many of the bytes as the system takes, from `offset` on; errno says why there are not more.
+std::size_t write_at(int descriptor, std::span<const std::byte> bytes, std::uint64_t offset) {
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t written = uninterrupted([&] {
+      return pwrite(descriptor, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+    });
+    if (written == 0) errno = EIO;
+    if (written <= 0) break;
+    done += static_cast<std::size_t>(written);
+  }
+  return done;
+}
+
+/// New names are safe once their folder is on the disk. File systems that cannot sync folders say so, which is
+/// harmless.
+void sync_folder_of(const std::filesystem::path& path) {
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  const int reason = uninterrupted([&] { return fsync(descriptor); }) == 0 ? 0 : errno;
+  close(descriptor);
+  if (reason != 0 && reason != EINVAL && reason != ENOTSUP && reason != ENOSYS && reason != EROFS) {
+    fail_to_write(reason, "cannot write the folder {} to the disk", folder.string());
+  }
+}
+
+/// Gives the file at `path`, if there is one, the name `former` as well, at once in the place of what has that name.
+void keep_as(const std::filesystem::path& path, const std::filesystem::path& former) {
+  const std::filesystem::path second = part_of(former);
+  unlink(second.c_str());  // of an earlier process with this number
+  if (link(path.c_str(), second.c_str()) == 0) {
+    const int reason = std::rename(second.c_str(), former.c_str()) == 0 ? 0 : errno;
+    // Renaming leaves both names where they belong to one file already.
+    unlink(second.c_str());
+    if (reason != 0) fail_to_write(reason, "cannot keep {} as {}", path.string(), former.string());
+    return;
+  }
+  if (errno == ENOENT) return;
+  const bool cannot_link = errno == EPERM || errno == ENOTSUP || errno == ENOSYS || errno == EMLINK;
+  if (!cannot_link || std::rename(path.c_str(), former.c_str()) != 0) {
+    fail_to_write(errno, "cannot keep {} as {}", path.string(), former.string());
+  }
+}
+
 }  // namespace
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)), partial_(part_of(path_)) {
   // Renaming would put a file in the place of a device or a pipe.
   std::error_code none_yet;
   const std::filesystem::file_status status = std::filesystem::status(path_, none_yet);
-  require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), "file",
-          "cannot write {}: it is {}; try another name", path_.string(),
-          std::filesystem::is_directory(status) ? "a folder" : "not a regular file");
-  partial_ = path_;
-  partial_ += fmt::format("{}{}", kPartSuffix, getpid());
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    const bool is_folder = std::filesystem::is_directory(status);
+    throw WriteError(is_folder ? EISDIR : EEXIST,
+                     fmt::format("cannot write {}: it is {}; try another name", path_.string(),
+                                 is_folder ? "a folder" : "not a regular file"));
+  }
   descriptor_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  require(descriptor_ >= 0, "file", "cannot write {}: {}", path_.string(), std::strerror(errno));
+  if (descriptor_ < 0) fail_to_write(errno, "cannot write {}", path_.string());
 }
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ < 0) return;
-  close(descriptor_);
-  unlink(partial_.c_str());
+  if (descriptor_ >= 0) close(descriptor_);
+  if (!committed_) unlink(partial_.c_str());
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    require(written > 0, "file", "cannot write {}: {}", partial_.string(), std::strerror(written < 0 ? errno : EIO));
+    const ssize_t written = uninterrupted([&] { return ::write(descriptor_, bytes.data(), bytes.size()); });
+    if (written <= 0) fail_to_write(written < 0 ? errno : EIO, "cannot write {}", partial_.string());
     bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
 }
 
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
-void AtomicFile::commit() {
-  require(fsync(descriptor_) == 0, "file", "cannot write {} to the disk: {}", partial_.string(), std::strerror(errno));
-  const int closed = close(descriptor_);
-  descriptor_ = -1;
-  if (closed != 0 || std::rename(partial_.c_str(), path_.c_str()) != 0) {
+void AtomicFile::overwrite(std::uint64_t offset, std::span<const std::byte> bytes) {
+  if (write_at(descriptor_, bytes, offset) < bytes.size()) fail_to_write(errno, "cannot write {}", partial_.string());
+}
+
+void AtomicFile::commit(const std::filesystem::path& former) {
+  if (uninterrupted([&] { return fsync(descriptor_); }) != 0)
+    fail_to_write(errno, "cannot write {} to the disk", partial_.string());
+  const int closed = close(std::exchange(descriptor_, -1));
+  if (closed != 0 && errno != EINTR) fail_to_write(errno, "cannot write {}", partial_.string());
+  if (!former.empty()) keep_as(path_, former);
+  if (std::rename(partial_.c_str(), path_.c_str()) != 0) {
     const int reason = errno;
     unlink(partial_.c_str());
-    fail("file", "cannot write {}: {}", path_.string(), std::strerror(reason));
+    fail_to_write(reason, "cannot write {}", path_.string());
   }
-  // The new name is safe once the folder is on the disk; file systems without folder syncing refuse, which is harmless.
-  const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
-  const int folder_descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder_descriptor >= 0) {
-    fsync(folder_descriptor);
-    close(folder_descriptor);
+  committed_ = true;
+  sync_folder_of(path_);
+}
+
+AppendedFile::AppendedFile(std::filesystem::path path)
+    : path_(std::move(path)), descriptor_(open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)) {
+  if (descriptor_ < 0) fail_to_write(errno, "cannot write {}", path_.string());
+  const off_t end = lseek(descriptor_, 0, SEEK_END);
+  if (end < 0) {
+    const int reason = errno;
+    close(descriptor_);
+    fail_to_write(reason, "cannot write {}", path_.string());
   }
+  synced_bytes_ = static_cast<std::uint64_t>(end);
+}
+
+AppendedFile::~AppendedFile() {
+  write_tail();
+  close(descriptor_);
+}
+
+bool AppendedFile::failed(const char* what, int reason) {
+  trouble_ = fmt::format("{} {}: {}", what, path_.string(), std::strerror(reason));
+  return false;
+}
+
+bool AppendedFile::write_tail() {
+  const std::span<const char> rest = std::span(tail_).subspan(written_bytes_);
+  const std::size_t written = write_at(descriptor_, std::as_bytes(rest), synced_bytes_ + written_bytes_);
+  written_bytes_ += written;
+  if (written < rest.size()) return failed("cannot write", errno);
+  trouble_.clear();
+  return true;
+}
+
+bool AppendedFile::append(std::string_view text) {
+  tail_ += text;
+  return write_tail();
+}
+
+bool AppendedFile::sync() {
+  if (tail_.empty()) return true;
+  if (!write_tail()) return false;
+  if (uninterrupted([&] { return fsync(descriptor_); }) != 0) {
+    const int reason = errno;
+    written_bytes_ = 0;
+    return failed("cannot write to the disk", reason);
+  }
+  synced_bytes_ += tail_.size();
+  tail_.clear();
+  written_bytes_ = 0;
+  return true;
 }
 
 void make_output_folder(const std::filesystem::path& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   require(!error, "file", "cannot make the folder {}: {}; try another name", path.string(), error.message());
-  const AtomicFile trial(path / "trial");  // goes away by itself
+  { const AtomicFile trial(path / "trial"); }  // goes away by itself
+  sync_folder_of(path);
 }
 
 void remove_abandoned_parts(const std::filesystem::path& folder) {

@@ -1,16 +1,28 @@
 #pragma once
 
+#include "kernels/common/error.h"
+
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
 namespace dino {
 
+/// A file could not be written; `reason` is the system's error number. The disk may be full only for a while.
+class WriteError : public Error {
+ public:
+  WriteError(int reason, std::string_view what) : Error("file", what), reason_(reason) {}
+  int reason() const { return reason_; }
+
+ private:
+  int reason_;
+};
+
 /// Writes a file beside its final name and renames it into place on commit(), after syncing it to the disk, so that no
-/// half file ever stands under the final name. Without commit() the part written is removed. Throws Error with the
+/// half file ever stands under the final name. Without commit() the part written is removed. Throws WriteError with the
 /// path and the system's reason, also where the name is taken by a folder, a device or a pipe: those stay as they are.
 class AtomicFile {
  public:
@@ -21,12 +33,49 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
-  void commit();
+  /// Writes over what stands at an offset; later writes go on at the end.
+  void overwrite(std::uint64_t offset, std::span<const std::byte> bytes);
+  /// Puts the file into place. A file that had the name so far gets the name `former` (if not empty) instead of
+  /// whatever has that one. At every instant, also where the power fails, each of the two names has a whole file or
+  /// `former` has.
+  void commit(const std::filesystem::path& former = {});
 
  private:
   std::filesystem::path path_;
   std::filesystem::path partial_;
   int descriptor_ = -1;
+  bool committed_ = false;
+};
+
+/// A file that grows at its end. What the disk does not take stays in memory and goes out with what comes next: the
+/// file always holds a beginning of all that was appended.
+class AppendedFile {
+ public:
+  /// Goes on after the last byte of a file that exists. Throws WriteError.
+  explicit AppendedFile(std::filesystem::path path);
+  ~AppendedFile();
+  AppendedFile(const AppendedFile&) = delete;
+  AppendedFile& operator=(const AppendedFile&) = delete;
+
+  /// Returns false, and says why in trouble(), where not everything could be handed to the system.
+  bool append(std::string_view text);
+  /// Hands everything to the disk, so that it outlives a power cut. Returns false where that failed.
+  bool sync();
+
+  /// The last failure, in one line; empty once everything is written.
+  const std::string& trouble() const { return trouble_; }
+
+ private:
+  bool write_tail();
+  bool failed(const char* what, int reason);
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  std::uint64_t synced_bytes_ = 0;
+  // Kept until a sync succeeds: after one that failed the system has forgotten it.
+  std::string tail_;
+  std::size_t written_bytes_ = 0;  // of the tail
+  std::string trouble_;
 };
 
 /// Makes a folder where there is none, with those above it, and tries whether files can be made in it. Throws Error

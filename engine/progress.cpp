@@ -18,6 +18,12 @@ constexpr int kBarWidth = 16;
 constexpr double kPaceWindow_s = 30;
 constexpr double kPaceSpacing_s = 0.5;
 
+/// A terminal that was closed, or a full disk under a redirected output, must not end the work.
+void print_or_not(std::FILE* out, const std::string& text) {
+  std::fputs(text.c_str(), out);
+  std::fflush(out);
+}
+
 std::size_t terminal_columns(std::FILE* out) {
   winsize size{};
   return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
@@ -97,17 +103,15 @@ void Progress::draw(std::string_view details) {
     line = fmt::format("[{}] {}", bar, line);
     // A line that wraps cannot be overwritten.
     line.resize(std::min(line.size(), terminal_columns(out_) - 1));
-    fmt::print(out_, "\r\033[K{}", line);
+    print_or_not(out_, "\r\033[K" + line);
   } else {
-    fmt::print(out_, "{}\n", line);
+    print_or_not(out_, line + '\n');
   }
-  std::fflush(out_);
   drawn_ = true;
 }
 
 void Progress::message(std::string_view line) {
-  fmt::print(out_, "{}{}\n", terminal_ && drawn_ ? "\r\033[K" : "", line);
-  std::fflush(out_);
+  print_or_not(out_, fmt::format("{}{}\n", terminal_ && drawn_ ? "\r\033[K" : "", line));
   drawn_ = false;
   if (terminal_) next_draw_s_ = 0;
 }

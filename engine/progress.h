@@ -35,7 +35,7 @@ class RemainingTime {
 };
 
 /// How far a long loop has got: a bar that redraws itself on a terminal, else a plain line every few seconds.
-/// Shows what the caller says, the memory in use and the time that is left.
+/// Shows what the caller says, the memory in use and the time that is left. Output that cannot be written is lost.
 class Progress {
  public:
   /// `done` of `total` are finished already.

@@ -5,9 +5,12 @@
 #include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <csignal>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -20,6 +23,25 @@ namespace {
 std::ptrdiff_t entries(const std::filesystem::path& folder) {
   return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
 }
+
+/// While it lives, no file grows beyond a size.
+class SizeLimit {
+ public:
+  explicit SizeLimit(rlim_t bytes) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    handler_ = std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~SizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int);
+};
 
 }  // namespace
 
@@ -120,4 +142,77 @@ TEST_CASE("Parts of processes that are gone are removed, and nothing else") {
   CHECK(entries(folder.path()) == 7);
   CHECK_FALSE(std::filesystem::exists(folder.path() / "last.part999999999"));
   remove_abandoned_parts(folder.path() / "missing");
+}
+
+TEST_CASE("The file that stood there before stays under another name") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "last";
+  const auto former = folder.path() / "previous";
+  const auto put = [&](std::string_view text) {
+    AtomicFile file(path);
+    file.write(text);
+    file.commit(former);
+  };
+  put("one");
+  CHECK(entries(folder.path()) == 1);
+  put("two");
+  CHECK((read_text_file(path) == "two" && read_text_file(former) == "one"));
+  put("three");
+  CHECK((read_text_file(path) == "three" && read_text_file(former) == "two"));
+  CHECK(entries(folder.path()) == 2);
+  // As a kill leaves them that came between the two names.
+  std::filesystem::remove(former);
+  std::filesystem::create_hard_link(path, former);
+  put("four");
+  CHECK((read_text_file(path) == "four" && read_text_file(former) == "three"));
+  std::filesystem::remove(path);
+  put("five");
+  CHECK((read_text_file(path) == "five" && read_text_file(former) == "three"));
+  CHECK(entries(folder.path()) == 2);
+}
+
+TEST_CASE("What stands in a file that is being written can be written over") {
+  const TemporaryFolder folder;
+  AtomicFile file(folder.path() / "file");
+  file.write("0123456789");
+  file.overwrite(3, std::as_bytes(std::span("abc", 3)));
+  file.write("!");
+  file.commit();
+  CHECK(read_text_file(folder.path() / "file") == "012abc6789!");
+}
+
+TEST_CASE("A failed write says why, and leaves nothing behind") {
+  const TemporaryFolder folder;
+  const SizeLimit limit(10);
+  try {
+    AtomicFile file(folder.path() / "file");
+    file.write("12345678901");
+    FAIL("the limit was passed over");
+  } catch (const WriteError& error) {
+    CHECK(error.reason() == EFBIG);
+    CHECK(contains(error.what(), "File too large"));
+  }
+  CHECK(entries(folder.path()) == 0);
+}
+
+TEST_CASE("An appended file goes on at its end, and catches up with what the disk did not take") {
+  const TemporaryFolder folder;
+  const auto path = folder.write("log", "zero\n");
+  AppendedFile file(path);
+  CHECK(file.append("one\n"));
+  CHECK(read_text_file(path) == "zero\none\n");
+  CHECK(file.sync());
+  {
+    const SizeLimit limit(12);
+    CHECK_FALSE(file.append("two two\n"));
+    CHECK(contains(file.trouble(), path.string()));
+    CHECK_FALSE(file.append("three\n"));
+    CHECK_FALSE(file.sync());
+    CHECK(read_text_file(path) == "zero\none\ntwo");
+  }
+  CHECK(file.append("four\n"));
+  CHECK(file.trouble().empty());
+  CHECK(file.sync());
+  CHECK(read_text_file(path) == "zero\none\ntwo two\nthree\nfour\n");
+  CHECK_THROWS_AS(AppendedFile(folder.path() / "missing" / "log"), WriteError);
 }
