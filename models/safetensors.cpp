@@ -1,5 +1,6 @@
 #include "models/safetensors.h"
 
+#include "engine/checksum.h"
 #include "engine/files.h"
 
 #include <nlohmann/json.hpp>
@@ -51,6 +52,35 @@ std::optional<std::uint64_t> array_bytes(const std::vector<std::uint64_t>& exten
   return none ? 0 : bytes;
 }
 
+constexpr const char* kChecksumKey = "checksum";
+
+std::string checksum_text(std::uint64_t value) { return fmt::format("xxh64:{:016x}", value); }
+
+/// Where the checksum's text stands in a header. Within other texts the quotation marks around it would be escaped.
+std::optional<std::size_t> checksum_position(const std::string& header) {
+  const std::string before = fmt::format("\"{}\":\"", kChecksumKey);
+  const std::size_t at = header.find(before + "xxh64:");
+  if (at == std::string::npos || at + before.size() + checksum_text(0).size() > header.size()) return std::nullopt;
+  return at + before.size();
+}
+
+/// Throws Error unless the file's bytes are those that its checksum, if it has one, was made of.
+void check_sum(const std::filesystem::path& path, std::string header, const AlignedBuffer& data) {
+  const auto at = checksum_position(header);
+  if (!at) return;
+  const std::string zeros = checksum_text(0);
+  const std::string claimed = header.substr(*at, zeros.size());
+  header.replace(*at, zeros.size(), zeros);
+  const std::uint64_t header_bytes = header.size();
+  Checksum sum;
+  sum.add(std::as_bytes(std::span(&header_bytes, 1)));
+  sum.add(std::as_bytes(std::span(header)));
+  sum.add({static_cast<const std::byte*>(data.data()), data.size()});
+  require(claimed == checksum_text(sum.value()), "safetensors",
+          "{} is not what was written: its checksum is {}, that of its content {}", path.string(), claimed,
+          checksum_text(sum.value()));
+}
+
 struct Entry {
   std::string name;
   std::uint64_t begin, end;
@@ -82,6 +112,7 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
   file.bytes_ = AlignedBuffer(data_bytes);
   stream.read(reinterpret_cast<char*>(file.bytes_.data()), static_cast<std::streamsize>(data_bytes));
   require(stream.good(), kWhere, "cannot read {}: the file ended early", path.string());
+  check_sum(path, header, file.bytes_);
 
   const nlohmann::json json = nlohmann::json::parse(header, nullptr, false);
   require(json.is_object(), kWhere, "{} has a header that is not a JSON object", path.string());
@@ -146,35 +177,60 @@ ConstArray SafetensorsFile::operator[](const std::string& name) const {
   return at->second;
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<NamedArray>& arrays,
-                       const std::map<std::string, std::string>& metadata) {
+void write_safetensors(const std::filesystem::path& path, const std::vector<NamedSource>& sources,
+                       const std::map<std::string, std::string>& metadata, const SafetensorsOptions& options) {
   // Large element types first, so that every tensor is aligned to its type.
-  std::vector<NamedArray> ordered = arrays;
-  std::stable_sort(ordered.begin(), ordered.end(), [](const NamedArray& a, const NamedArray& b) {
-    return size_of(a.array.dtype()) > size_of(b.array.dtype());
-  });
+  std::vector<const NamedSource*> ordered;
+  for (const NamedSource& source : sources) ordered.push_back(&source);
+  std::stable_sort(ordered.begin(), ordered.end(),
+                   [](const NamedSource* a, const NamedSource* b) { return size_of(a->dtype) > size_of(b->dtype); });
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  if (!metadata.empty()) json["__metadata__"] = metadata;
+  std::map<std::string, std::string> texts = metadata;
+  texts.erase(kChecksumKey);  // of the file that the rest comes from
+  if (options.checksum) texts[kChecksumKey] = checksum_text(0);
+  if (!texts.empty()) json["__metadata__"] = texts;
   std::uint64_t offset = 0;
-  for (const NamedArray& named : ordered) {
-    require(!json.contains(named.name), "safetensors", "the tensor {} is given twice", named.name);
-    const auto extents = named.array.shape().extents();
-    json[named.name] = {{"dtype", name_in_file(named.array.dtype())},
-                        {"shape", std::vector<std::int64_t>(extents.begin(), extents.end())},
-                        {"data_offsets", {offset, offset + named.array.size_bytes()}}};
-    offset += named.array.size_bytes();
+  for (const NamedSource* source : ordered) {
+    require(!json.contains(source->name), "safetensors", "the tensor {} is given twice", source->name);
+    const std::uint64_t bytes = static_cast<std::uint64_t>(source->shape.size()) * size_of(source->dtype);
+    const auto extents = source->shape.extents();
+    json[source->name] = {{"dtype", name_in_file(source->dtype)},
+                          {"shape", std::vector<std::int64_t>(extents.begin(), extents.end())},
+                          {"data_offsets", {offset, offset + bytes}}};
+    offset += bytes;
   }
   std::string header = json.dump();
   header.append((8 - header.size() % 8) % 8, ' ');
   const std::uint64_t header_bytes = header.size();
 
   AtomicFile file(path);
-  file.write(std::as_bytes(std::span(&header_bytes, 1)));
-  file.write(header);
-  for (const NamedArray& named : ordered) {
-    file.write({static_cast<const std::byte*>(named.array.data()), named.array.size_bytes()});
+  Checksum sum;
+  const auto write = [&](std::span<const std::byte> bytes) {
+    if (options.checksum) sum.add(bytes);
+    file.write(bytes);
+  };
+  write(std::as_bytes(std::span(&header_bytes, 1)));
+  write(std::as_bytes(std::span(header)));
+  for (const NamedSource* source : ordered) {
+    const ConstArray array = source->fetch();
+    require(array.shape() == source->shape && array.dtype() == source->dtype, "safetensors",
+            "the tensor {} is not what was announced", source->name);
+    write({static_cast<const std::byte*>(array.data()), array.size_bytes()});
   }
-  file.commit();
+  if (options.checksum) {
+    const std::string text = checksum_text(sum.value());
+    file.overwrite(sizeof header_bytes + *checksum_position(header), std::as_bytes(std::span(text)));
+  }
+  file.commit(options.former);
+}
+
+void write_safetensors(const std::filesystem::path& path, const std::vector<NamedArray>& arrays,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<NamedSource> sources;
+  for (const NamedArray& named : arrays) {
+    sources.push_back({named.name, named.array.dtype(), named.array.shape(), [array = named.array] { return array; }});
+  }
+  write_safetensors(path, sources, metadata);
 }
 
 }  // namespace dino

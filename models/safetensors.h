@@ -4,6 +4,7 @@
 #include "kernels/common/array.h"
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -12,8 +13,8 @@ namespace dino {
 
 /// A .safetensors file in memory (https://github.com/huggingface/safetensors: 8-byte little-endian header length, JSON
 /// header, data). Reading checks everything that the format promises - header length, element types, offsets inside
-/// the data, no overlap, sizes that agree with shapes - and throws Error, naming the file and the tensor, where it
-/// fails.
+/// the data, no overlap, sizes that agree with shapes - and the checksum, where write_safetensors put one in; it throws
+/// Error, naming the file and the tensor, where it fails.
 class SafetensorsFile {
  public:
   static SafetensorsFile read(const std::filesystem::path& path);
@@ -40,7 +41,25 @@ struct NamedArray {
   ConstArray array;  // on the host
 };
 
-/// Writes beside `path` and renames, so that no half file ever has the name. Throws Error when writing fails.
+/// A tensor that is fetched when its turn comes, so that not all have to be in memory at once.
+struct NamedSource {
+  std::string name;
+  DType dtype;
+  Shape shape;
+  std::function<ConstArray()> fetch;  // on the host, and untouched until the next one is fetched
+};
+
+struct SafetensorsOptions {
+  /// Puts an XXH64 of the whole file, its own 16 digits taken as zeros, into the metadata: `"checksum":"xxh64:…"`.
+  bool checksum = false;
+  /// The name that a file which had the name so far gets; empty: it goes. See AtomicFile::commit.
+  std::filesystem::path former = {};
+};
+
+/// Writes beside `path` and renames, so that no half file ever has the name. Throws WriteError when writing fails, and
+/// Error where a name is given twice.
+void write_safetensors(const std::filesystem::path& path, const std::vector<NamedSource>& sources,
+                       const std::map<std::string, std::string>& metadata, const SafetensorsOptions& options = {});
 void write_safetensors(const std::filesystem::path& path, const std::vector<NamedArray>& arrays,
                        const std::map<std::string, std::string>& metadata = {});
 

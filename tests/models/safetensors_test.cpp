@@ -215,3 +215,71 @@ TEST_CASE("every single byte of a header may be wrong without a crash") {
   CHECK(read > 0);
   CHECK(read < static_cast<int>(whole.size()));
 }
+
+TEST_CASE("A checksum finds every changed byte of a file, and every missing one") {
+  const Folder folder;
+  const HostArray a = random_normal(DType::float32, {2, 3}, 1);
+  const std::vector<NamedSource> sources = {{"a", DType::float32, Shape{2, 3}, [&] { return ConstArray(a.array()); }}};
+  write_safetensors(folder.file, sources, {{"k", "its \"checksum\":\"xxh64:0000000000000000\" is text"}},
+                    {.checksum = true});
+  const std::string whole = folder.bytes();
+  CHECK(SafetensorsFile::read(folder.file).metadata("checksum").size() == 6 + 16);
+  int found_by_it = 0;
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    for (const int flip : {0x01, 0x20, 0x80}) {
+      std::string changed = whole;
+      changed[at] = static_cast<char>(changed[at] ^ flip);
+      folder.write(changed);
+      INFO("byte " << at << " ^ " << flip);
+      // Where the key itself is hit, the file is one without a checksum.
+      const bool is_key =
+          at + 18 > whole.find("\"checksum\":\"xxh64:") && at < whole.find("\"checksum\":\"xxh64:") + 18;
+      const std::string error = error_of([&] { SafetensorsFile::read(folder.file); });
+      CHECK((is_key || error.find(folder.file.string()) != std::string::npos));
+      found_by_it += contains(error, "is not what was written") ? 1 : 0;
+    }
+  }
+  CHECK(found_by_it > static_cast<int>(2 * whole.size()));
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    folder.write(whole.substr(0, size));
+    CHECK_THROWS_AS(SafetensorsFile::read(folder.file), Error);
+  }
+  folder.write(whole);
+  const SafetensorsFile sound = SafetensorsFile::read(folder.file);
+  CHECK(std::memcmp(sound["a"].data(), a.array().data(), 24) == 0);
+
+  // Files that are made of another's tensors and metadata do not take over its checksum.
+  write_safetensors(folder.file, {{"b", a.array()}}, sound.metadata());
+  CHECK_FALSE(SafetensorsFile::read(folder.file).metadata().contains("checksum"));
+}
+
+TEST_CASE("Tensors are fetched one after the other, in the order of the file") {
+  const Folder folder;
+  std::vector<std::int64_t> wide = {7, 8};
+  std::vector<float> buffer(3);
+  std::vector<std::string> order;
+  const auto fill = [&](const std::string& name, float value) {
+    return [&buffer, &order, name, value] {
+      order.push_back(name);
+      std::fill(buffer.begin(), buffer.end(), value);
+      return ConstArray(buffer.data(), Shape{3});
+    };
+  };
+  write_safetensors(folder.file,
+                    {{"x", DType::float32, Shape{3}, fill("x", 1)},
+                     {"y", DType::float32, Shape{3}, fill("y", 2)},
+                     {"wide", DType::int64, Shape{2},
+                      [&] {
+                        order.emplace_back("wide");
+                        return ConstArray(wide.data(), Shape{2});
+                      }}},
+                    {});
+  CHECK(order == std::vector<std::string>{"wide", "x", "y"});
+  const SafetensorsFile file = SafetensorsFile::read(folder.file);
+  CHECK(file.names() == order);
+  CHECK((file["x"].as<float>()[2] == 1 && file["y"].as<float>()[0] == 2 && file["wide"].as<std::int64_t>()[1] == 8));
+  // What is fetched must be what the header says.
+  CHECK_THROWS_AS(write_safetensors(folder.file, {{"x", DType::float32, Shape{2}, fill("x", 1)}},
+                                    std::map<std::string, std::string>()),
+                  Error);
+}
