@@ -8,10 +8,12 @@
 #include "train/config.h"
 #include "train/memory_plan.h"
 #include "train/precision.h"
+#include "train/stop_signal.h"
 #include "train/trainer.h"
 
 #include <fmt/format.h>
 
+#include <cstdio>
 #include <memory>
 
 namespace dino {
@@ -32,9 +34,12 @@ int train_command(const Options& options) {
     return 0;
   }
   require(!config.data_path.empty(), "train", "no images; try --data_path FOLDER");
+  exit_on_requeue_signal();
   const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
   const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
-  fmt::print(stderr, "{}\ndevice: {}\n", images->summary(), describe_device(*context, config.device));
+  // Training does not depend on anyone who reads.
+  std::fputs(fmt::format("{}\ndevice: {}\n", images->summary(), describe_device(*context, config.device)).c_str(),
+             stderr);
   if (!options.ignore_memory) {
     const DType compute_type = compute_type_for(config.precision, context->device());
     require_memory(
@@ -56,11 +61,14 @@ void add_train_command(CLI::App& app, Run& run) {
       "  dino_cuda train configs/cifar10.toml\n"
       "  dino_cuda train configs/cifar10.toml --epochs 20 --output_dir runs/short\n"
       "  dino_cuda train configs/imagenet_vits16.toml --resume\n"
-      "  dino_cuda train --print_config > my.toml\n");
+      "  dino_cuda train --print_config > my.toml\n\n"
+      "Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the step and save; --resume goes on from there. The exit status is "
+      "then 128 + the signal,\n"
+      "and 75 after SIGUSR1, for a script that queues the job again (docs/reliability.md).\n");
   auto options = std::make_shared<Options>();
   command->add_option("config", options->config, "TOML file; what it leaves out has the official default")
       ->type_name("FILE");
-  command->add_flag("--resume", options->resume, "continue the run in output_dir from its newest checkpoint");
+  command->add_flag("--resume", options->resume, "continue the run in output_dir from its newest sound checkpoint");
   command->add_flag("--print_config", options->print_config, "write the effective configuration and stop");
   command->add_flag("--ignore_memory", options->ignore_memory,
                     "start also where the run is estimated not to fit into memory (dino_cuda plan shows the estimate)");

@@ -25,10 +25,10 @@ constexpr std::array<NamedFlat, 4> kFlats = {{{"student.", &ParameterStore::stud
                                               {"optimizer.second_moment.", &ParameterStore::second_moment}}};
 
 /// Keys that say where and how fast a run goes, or how long, but not what it computes.
-constexpr std::array<std::string_view, 16> kChangeable = {
-    "init",       "epochs",  "data_path",       "output_dir", "saveckp_freq",   "num_workers",
-    "augment",    "threads", "device",          "knn_every",  "knn_train_path", "knn_test_path",
-    "knn_images", "knn_k",   "knn_temperature", "precision"};
+constexpr std::array<std::string_view, 17> kChangeable = {
+    "init",          "epochs",     "data_path", "output_dir",      "saveckp_freq", "save_minutes",
+    "num_workers",   "augment",    "threads",   "device",          "knn_every",    "knn_train_path",
+    "knn_test_path", "knn_images", "knn_k",     "knn_temperature", "precision"};
 
 template <typename Number>
 Number number_of(const SafetensorsFile& file, const std::string& key) {
@@ -46,10 +46,10 @@ auto or_say_damaged(const fs::path& path, const Read& read) {
   try {
     return read();
   } catch (const Error& error) {
-    fail("checkpoint",
-         "{} is damaged: {}; try a kept one in its place (best.safetensors, epoch_NNNN.safetensors), or another "
-         "--output_dir for a new run",
-         path.string(), error.what());
+    throw DamagedCheckpoint("checkpoint",
+                            fmt::format("{} is damaged: {}; try a kept one in its place (best.safetensors, "
+                                        "epoch_NNNN.safetensors), or another --output_dir for a new run",
+                                        path.string(), error.what()));
   }
 }
 
@@ -81,32 +81,36 @@ void require_same_run(const fs::path& path, const TrainConfig& of_checkpoint, co
 }  // namespace
 
 void write_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config,
-                      const TrainingPosition& position) {
+                      const TrainingPosition& position, const fs::path& former) {
   ParameterStore& store = networks.store();
-  std::vector<std::vector<float>> hosts;
-  std::vector<NamedArray> arrays;
+  std::vector<float> host;  // of the tensor that is written
+  std::vector<NamedSource> sources;
+  const auto add = [&](const std::string& name, const Tensor& tensor) {
+    sources.push_back({name, DType::float32, tensor.shape(), [&store, &host, tensor] {
+                         host.resize(static_cast<std::size_t>(tensor.size()));
+                         store.context.copy_to_host(tensor, Array(host.data(), tensor.shape()));
+                         return ConstArray(host.data(), tensor.shape());
+                       }});
+  };
   for (const NamedFlat& named : kFlats) {
-    const Tensor& flat = store.*named.flat;
-    std::vector<float>& host = hosts.emplace_back(static_cast<std::size_t>(flat.size()));
-    store.context.copy_to_host(flat, Array(host.data(), flat.shape()));
-    for (const ParameterInfo& info : networks.layout().infos()) {
-      arrays.push_back({named.prefix + info.name, ConstArray(host.data() + info.offset, info.shape)});
+    for (const ParameterId id : networks.layout().ids()) {
+      add(named.prefix + networks.layout()[id].name, store.window(store.*named.flat, id));
     }
   }
-  std::vector<float> center(static_cast<std::size_t>(networks.center().size()));
-  store.context.copy_to_host(networks.center(), Array(center.data(), networks.center().shape()));
-  arrays.push_back({"center", ConstArray(center.data(), networks.center().shape())});
+  add("center", networks.center());
   const std::vector<std::int64_t>& counts = networks.update_counts();
-  arrays.push_back(
-      {"optimizer.update_counts", ConstArray(counts.data(), Shape{static_cast<std::int64_t>(counts.size())})});
-  write_safetensors(path, arrays,
+  const Shape counts_shape{static_cast<std::int64_t>(counts.size())};
+  sources.push_back(
+      {"optimizer.update_counts", DType::int64, counts_shape, [&] { return ConstArray(counts.data(), counts_shape); }});
+  write_safetensors(path, sources,
                     {{"format", "dino_cuda training checkpoint"},
                      {"config", write_config(config)},
                      {"num_heads", std::to_string(networks.vit().config().heads)},
                      {"epoch", std::to_string(position.epoch)},
                      {"batch", std::to_string(position.batch)},
                      {"step", std::to_string(position.step)},
-                     {"best_score", fmt::format("{}", position.best_score)}});
+                     {"best_score", fmt::format("{}", position.best_score)}},
+                    {.checksum = true, .former = former});
 }
 
 TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config) {
@@ -146,11 +150,14 @@ TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks,
   return position;
 }
 
-std::optional<fs::path> find_checkpoint(const fs::path& output_dir) {
+std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {
+  std::vector<fs::path> found;
   // last is written after every epoch and at every interruption, and never removed.
-  const fs::path last = output_dir / kLastCheckpoint;
-  if (!fs::exists(last)) return std::nullopt;
-  return last;
+  for (const char* name : {kLastCheckpoint, kPreviousCheckpoint}) {
+    std::error_code ignored;
+    if (fs::exists(output_dir / name, ignored)) found.push_back(output_dir / name);
+  }
+  return found;
 }
 
 }  // namespace dino

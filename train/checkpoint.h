@@ -3,8 +3,8 @@
 #include "train/student_teacher.h"
 
 #include <filesystem>
-#include <optional>
 #include <string>
+#include <vector>
 
 namespace dino {
 
@@ -20,20 +20,29 @@ struct TrainingPosition {
 };
 
 inline constexpr const char* kLastCheckpoint = "last.safetensors";
+inline constexpr const char* kPreviousCheckpoint = "previous.safetensors";  // what `last` was before
 inline constexpr const char* kBestCheckpoint = "best.safetensors";
 
-/// Writes the whole state of a run as one .safetensors file, atomically: `student.NAME`, `teacher.NAME`,
-/// `optimizer.first_moment.NAME`, `optimizer.second_moment.NAME` (all fp32), `optimizer.update_counts` (int64, one per
-/// parameter), `center` (K); the position and the configuration's TOML text in the metadata.
-void write_checkpoint(const std::filesystem::path& path, StudentTeacher& networks, const TrainConfig& config,
-                      const TrainingPosition& position);
+/// The file is not a whole and unchanged checkpoint.
+class DamagedCheckpoint : public Error {
+ public:
+  using Error::Error;
+};
 
-/// Puts a checkpoint's state into `networks`. Throws Error, and changes nothing, when a tensor is missing or has
-/// another shape, or when the run's configuration differs in a key that a run cannot change half-way.
+/// Writes the whole state of a run as one .safetensors file with a checksum, atomically: `student.NAME`,
+/// `teacher.NAME`, `optimizer.first_moment.NAME`, `optimizer.second_moment.NAME` (all fp32), `optimizer.update_counts`
+/// (int64, one per parameter), `center` (K); the position and the configuration's TOML text in the metadata. The file
+/// that had the name so far gets the name `former`, if there is one (AtomicFile::commit). Holds one tensor at a time in
+/// the host's memory. Throws WriteError where the disk does not take it.
+void write_checkpoint(const std::filesystem::path& path, StudentTeacher& networks, const TrainConfig& config,
+                      const TrainingPosition& position, const std::filesystem::path& former = {});
+
+/// Puts a checkpoint's state into `networks`. Throws DamagedCheckpoint when the file is not what was written, Error
+/// when the run's configuration differs in a key that a run cannot change half-way; nothing is changed then.
 TrainingPosition read_checkpoint(const std::filesystem::path& path, StudentTeacher& networks,
                                  const TrainConfig& config);
 
-/// The newest checkpoint of the run in a folder; none where there is no run.
-std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path& output_dir);
+/// The checkpoints in a folder from which its run can go on, the newest first; none where there is no run.
+std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& output_dir);
 
 }  // namespace dino

@@ -74,6 +74,7 @@ struct TrainConfig {
   std::string data_path;
   std::string output_dir = ".";
   int saveckp_freq = 20;
+  double save_minutes = 10;
   int seed = 0;
   int num_workers = 10;
   std::string augment = "auto";

@@ -78,6 +78,7 @@ const ConfigField kTable[] = {
   {kRun, "data_path", &C::data_path, any(), "training images: a folder, with or without class folders or splits, or a text file that lists them"},
   {kRun, "output_dir", &C::output_dir, any(), "checkpoints, log.jsonl and the effective configuration go here"},
   {kRun, "saveckp_freq", &C::saveckp_freq, at_least(0), "keep the checkpoint of every n-th epoch; 0 = only the last and the best"},
+  {kRun, "save_minutes", &C::save_minutes, at_least(0), "write last.safetensors after so many minutes within an epoch as well; 0 = only after epochs"},
   {kRun, "seed", &C::seed, at_least(0), "of weights, order, crops and drop path"},
   {kRun, "num_workers", &C::num_workers, between(0, 1024), "threads that decode and augment; 0 = one per core"},
   {kRun, "augment", &C::augment, one_of("auto|host|device"), "where crops are made, the same ones: by these threads (host), or where the networks are (device); auto = device on a GPU"},

@@ -1,38 +1,127 @@
 #include "train/run_folder.h"
 
 #include "engine/files.h"
-#include "kernels/common/error.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+#include <utility>
 
 namespace dino {
+namespace {
+
+using Seconds = std::chrono::duration<double>;
+
+constexpr Seconds kRetryInterval{30};
+constexpr int kFinalTries = 12;
+constexpr std::chrono::seconds kFinalInterval{5};
+
+/// `step 120 (epoch 3)`
+std::string describe(const TrainingPosition& position) {
+  return fmt::format("step {} (epoch {})", position.step, position.epoch);
+}
+
+}  // namespace
 
 RunFolder::RunFolder(const TrainConfig& config, StartMode start) : config_(config), path_(config.output_dir) {
   // A run that failed before its first step left an empty log and no checkpoint: nothing that is worth keeping.
   std::error_code none;
   const auto log_bytes = std::filesystem::file_size(file("log.jsonl"), none);
-  const bool has_run = find_checkpoint(path_).has_value() || (!none && log_bytes > 0);
+  has_checkpoint_ = !find_checkpoints(path_).empty();
   if (start == StartMode::fresh) {
-    require(!has_run, "train", "{} holds a run already; try --resume to continue it, or another --output_dir",
-            path_.string());
+    require(!has_checkpoint_ && (none || log_bytes == 0), "train",
+            "{} holds a run already; try --resume to continue it, or another --output_dir", path_.string());
   } else {
-    require(find_checkpoint(path_).has_value(), "train", "nothing to resume: no {} in {}; try without --resume",
-            kLastCheckpoint, path_.string());
+    require(has_checkpoint_, "train", "nothing to resume: no {} in {}; try without --resume", kLastCheckpoint,
+            path_.string());
   }
   make_output_folder(path_);
   remove_abandoned_parts(path_);
 }
 
-void RunFolder::save_config() const {
+TrainingPosition RunFolder::resume(StudentTeacher& networks, std::vector<std::string>& notes) {
+  const std::vector<std::filesystem::path> candidates = find_checkpoints(path_);
+  std::optional<DamagedCheckpoint> first;
+  for (const std::filesystem::path& candidate : candidates) {
+    try {
+      const TrainingPosition position = read_checkpoint(candidate, networks, config_);
+      notes.push_back(fmt::format("resumed from {}, {}", candidate.string(), describe(position)));
+      return position;
+    } catch (const DamagedCheckpoint& error) {
+      // Nothing damaged may take the place of the sound one.
+      last_is_sound_ = false;
+      notes.push_back(fmt::format("warning: {}", error.what()));
+      if (!first) first = error;
+    }
+  }
+  throw *first;
+}
+
+std::shared_ptr<RunObserver> RunFolder::start(const TrainingPosition& position, Report report) {
+  report_ = std::move(report);
   AtomicFile out(file("config.toml"));
   out.write(write_config(config_));
   out.commit();
+  recorder_ = std::make_shared<RunRecorder>(path_, config_, position, report_);
+  return recorder_;
 }
 
-TrainingPosition RunFolder::resume(StudentTeacher& networks) const {
-  return read_checkpoint(*find_checkpoint(path_), networks, config_);
+bool RunFolder::save(const std::string& name, StudentTeacher& networks, const TrainingPosition& position) {
+  const bool is_last = name == kLastCheckpoint;
+  // The lines of the steps before a checkpoint are never written again. They must outlive a power cut as it does.
+  recorder_->sync();
+  try {
+    write_checkpoint(file(name), networks, config_, position,
+                     is_last && last_is_sound_ ? file(kPreviousCheckpoint) : std::filesystem::path());
+  } catch (const WriteError& error) {
+    if (!has_checkpoint_) throw;
+    report_(fmt::format("warning: {} of {} is not saved: {}; {}", name, describe(position), error.what(),
+                        is_last ? "the one before stays, and saving is tried again" : "it is left out"));
+    if (is_last) {
+      unsaved_ = position;
+      reason_ = error.reason();
+      last_try_ = Clock::now();
+    }
+    return false;
+  }
+  if (is_last) {
+    if (unsaved_) report_(fmt::format("{} of {} is saved", name, describe(position)));
+    unsaved_.reset();
+    has_checkpoint_ = last_is_sound_ = true;
+    last_try_ = Clock::now();
+  }
+  return true;
 }
 
-void RunFolder::save(const std::string& name, StudentTeacher& networks, const TrainingPosition& position) const {
-  write_checkpoint(file(name), networks, config_, position);
+bool RunFolder::save_is_due() const {
+  const Seconds interval{60 * config_.save_minutes};
+  const Seconds passed = Clock::now() - last_try_;
+  if (unsaved_) return passed >= (interval > Seconds{0} ? std::min(interval, kRetryInterval) : kRetryInterval);
+  return interval > Seconds{0} && passed >= interval;
+}
+
+void RunFolder::save_the_rest(StudentTeacher& networks) {
+  for (int tries = 0;; ++tries) {
+    const bool logged = recorder_->sync();
+    const bool saved = !unsaved_ || (tries > 0 && save(kLastCheckpoint, networks, *unsaved_));
+    if (saved && logged) return;
+    // Waiting does not lift a limit on the size of files.
+    const bool hopeless = unsaved_ && reason_ == EFBIG;
+    if (tries < kFinalTries && !hopeless) {
+      report_(fmt::format("the run is not saved yet; next try in {} s, {} left", kFinalInterval.count(),
+                          kFinalTries - tries));
+      std::this_thread::sleep_for(kFinalInterval);
+      continue;
+    }
+    if (unsaved_) {
+      fail("train",
+           "the run ends without its state of {} in {}; what it held before is kept; try to make room there, then "
+           "--resume",
+           describe(*unsaved_), file(kLastCheckpoint).string());
+    }
+    fail("train", "the run is saved, but not the last lines of its logs: {}; try to make room there",
+         recorder_->trouble());
+  }
 }
 
 }  // namespace dino

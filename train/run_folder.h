@@ -1,15 +1,21 @@
 #pragma once
 
 #include "train/checkpoint.h"
+#include "train/run_recorder.h"
 
+#include <chrono>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace dino {
 
 enum class StartMode { fresh, resume };
 
-/// The folder in which a run keeps its checkpoints and logs.
+/// The folder in which a run keeps its checkpoints and logs. Once the run has begun, a disk that takes no more is no
+/// reason to end it: the former checkpoint stays, log lines wait in memory, and saving is tried again.
 class RunFolder {
  public:
   /// Makes the folder and removes what a killed process left half-written. Throws Error, and changes nothing, when a
@@ -19,16 +25,35 @@ class RunFolder {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path file(const std::string& name) const { return path_ / name; }
 
-  /// Writes config.toml.
-  void save_config() const;
-  /// Puts the newest checkpoint's state into `networks`.
-  TrainingPosition resume(StudentTeacher& networks) const;
-  /// Writes a checkpoint of this name, in the place of an older one.
-  void save(const std::string& name, StudentTeacher& networks, const TrainingPosition& position) const;
+  /// Puts the newest sound checkpoint's state into `networks`; `notes` get lines that say which it is, and which are
+  /// damaged. Throws Error where none is sound, or it belongs to another run.
+  TrainingPosition resume(StudentTeacher& networks, std::vector<std::string>& notes);
+
+  /// Writes config.toml and opens the logs, which the observer that is returned writes. `report` hears of trouble with
+  /// the disk from now on.
+  std::shared_ptr<RunObserver> start(const TrainingPosition& position, Report report);
+
+  /// Writes a checkpoint of this name in the place of an older one; the former `last` stays as `previous`. Returns
+  /// false, and reports it, where the disk does not take it. Throws WriteError where there is no checkpoint at all yet.
+  bool save(const std::string& name, StudentTeacher& networks, const TrainingPosition& position);
+  /// Is it time to write `last`, as save_minutes have gone by or the disk did not take it some time ago?
+  bool save_is_due() const;
+  /// Before the run ends, with nothing changed in the networks since save(): tries for a minute to write what the disk
+  /// has not taken, then throws Error, which says what is lost.
+  void save_the_rest(StudentTeacher& networks);
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   TrainConfig config_;
   std::filesystem::path path_;
+  Report report_;
+  std::shared_ptr<RunRecorder> recorder_;
+  bool has_checkpoint_;
+  bool last_is_sound_ = true;  // and may become `previous`
+  Clock::time_point last_try_ = Clock::now();
+  std::optional<TrainingPosition> unsaved_;  // of the last try to write `last`, where it failed
+  int reason_ = 0;                           // why, an error number
 };
 
 }  // namespace dino

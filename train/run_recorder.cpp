@@ -4,10 +4,17 @@
 
 namespace dino {
 
-RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig& config, std::int64_t first_step)
+// Evaluations go by epochs: the one after an epoch's last step is made again where its checkpoint was not written yet.
+RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig& config, const TrainingPosition& start,
+                         const Report& report)
     : student_temp_(config.student_temp),
-      log_(folder / "log.jsonl", first_step),
-      knn_log_(folder / "knn.jsonl", first_step) {}
+      log_(folder / "log.jsonl", "step", start.step, report),
+      knn_log_(folder / "knn.jsonl", "epoch", start.step == 0 ? -1 : start.epoch, report) {}
+
+bool RunRecorder::sync() {
+  const bool steps = log_.sync();
+  return knn_log_.sync() && steps;
+}
 
 void RunRecorder::step_done(const StepReport& report) {
   log_.append({{"step", report.position.step},
@@ -26,7 +33,7 @@ void RunRecorder::step_done(const StepReport& report) {
 }
 
 void RunRecorder::evaluated(const PauseReport& pause, const Evaluation& evaluation) {
-  // Of the step before, so that a resumed run does not write it again.
+  // The number of the step before.
   nlohmann::ordered_json line{{"step", pause.position.step - 1}, {"epoch", pause.epoch}};
   line.update(*evaluation.numbers);
   knn_log_.append(line);

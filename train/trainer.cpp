@@ -5,7 +5,6 @@
 #include "train/initial_weights.h"
 #include "train/precision.h"
 #include "train/run_folder.h"
-#include "train/run_recorder.h"
 #include "train/schedules.h"
 #include "train/stop_signal.h"
 #include "train/training_data.h"
@@ -31,7 +30,7 @@ class Trainer {
         folder_(config, start),
         networks_(context, communicator, config, compute_type_for(config.precision, context.device())) {
     if (start == StartMode::resume) {
-      position_ = folder_.resume(networks_);
+      position_ = folder_.resume(networks_, start_notes_);
     } else if (!config.init.empty()) {
       start_notes_ = load_initial_weights(networks_, config_);
     }
@@ -59,16 +58,17 @@ class Trainer {
   }
 
   int run() {
-    if (writes()) {
-      folder_.save_config();
-      observers_.insert(observers_.begin(), std::make_shared<RunRecorder>(folder_.path(), config_, position_.step));
-      // So that a run can be resumed from the first step on.
-      if (position_.step == 0) save(kLastCheckpoint);
-    }
     const StopSignal stop;
+    const IgnoreClosedPipes pipes;
     Progress progress("step", config_.epochs * steps_per_epoch_, position_.step);
     progress.message(describe());
     for (const std::string& note : start_notes_) progress.message(note);
+    if (writes()) {
+      observers_.insert(observers_.begin(),
+                        folder_.start(position_, [&](const std::string& line) { progress.message(line); }));
+      // So that a run can be resumed from the first step on.
+      if (position_.step == 0) save(kLastCheckpoint);
+    }
     try {
       if (evaluator_ && config_.knn_every > 0 && position_.step == 0 && writes()) {
         evaluate("before training", -1, progress);
@@ -79,11 +79,11 @@ class Trainer {
     while (position_.epoch < config_.epochs) {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
         run_step(progress);
-        if (StopSignal::received() != 0) {
-          finish_steps(progress);
-          if (writes()) save(kLastCheckpoint);
-          return stopped(progress);
-        }
+        const Next next = decide();
+        if (next == Next::step) continue;
+        finish_steps(progress);
+        if (writes()) save(kLastCheckpoint);
+        if (next == Next::stop) return stopped(progress);
       }
       finish_steps(progress);
       // What is left of the epoch makes no whole step.
@@ -94,16 +94,28 @@ class Trainer {
         return stopped(progress);
       }
     }
+    if (writes()) folder_.save_the_rest(networks_);
     return 0;
   }
 
  private:
   bool writes() const { return communicator_.rank() == 0; }
-  void save(const std::string& name) { folder_.save(name, networks_, position_); }
+  /// Returns false where the disk does not take it.
+  bool save(const std::string& name) { return folder_.save(name, networks_, position_); }
 
-  int stopped(Progress& progress) const {
+  /// What comes after a step: the next one, that one after saving, or saving and the end.
+  enum class Next { step, save, stop };
+  Next decide() const {
+    if (StopSignal::received() != 0) return Next::stop;
+    // After the last step of an epoch it is saved anyway.
+    const bool epoch_ends = position_.batch >= steps_per_epoch_ * config_.accumulation;
+    return writes() && !epoch_ends && folder_.save_is_due() ? Next::save : Next::step;
+  }
+
+  int stopped(Progress& progress) {
+    if (writes()) folder_.save_the_rest(networks_);
     progress.message(fmt::format("interrupted after step {}; go on with --resume", position_.step));
-    return 128 + StopSignal::received();
+    return StopSignal::exit_status();
   }
 
   /// The position counts in epochs and batches of this many pictures.
@@ -199,8 +211,8 @@ class Trainer {
     progress.message(fmt::format("{}: {}", when, evaluation.summary));
     for (const auto& observer : observers_) observer->evaluated(pause(epoch, progress), evaluation);
     if (epoch >= 0 && evaluation.score > position_.best_score) {
-      position_.best_score = evaluation.score;
-      save(kBestCheckpoint);
+      const double before = std::exchange(position_.best_score, evaluation.score);
+      if (!save(kBestCheckpoint)) position_.best_score = before;  // that of the file that stays
     }
   }
 

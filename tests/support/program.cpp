@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -28,8 +29,13 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramLimits&
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  std::vector<std::string> variables = limits.environment;
+  std::vector<char*> environment;
+  for (std::string& variable : variables) environment.push_back(variable.data());
+  for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
+  environment.push_back(nullptr);
   const std::string output = limits.output.empty() ? (folder_.path() / "output").string() : limits.output;
-  const std::string errors = (folder_.path() / "errors").string();
+  const std::string errors = limits.errors.empty() ? (folder_.path() / "errors").string() : limits.errors;
   process_ = fork();
   if (process_ < 0) throw std::runtime_error("cannot start a process");
   if (process_ > 0) return;
@@ -46,7 +52,7 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramLimits&
     const rlimit limit{static_cast<rlim_t>(limits.address_bytes), static_cast<rlim_t>(limits.address_bytes)};
     if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(126);
   }
-  execv(argv[0], argv.data());
+  execve(argv[0], argv.data(), environment.data());
   _exit(127);
 }
 

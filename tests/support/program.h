@@ -20,7 +20,9 @@ struct ProgramLimits {
   std::int64_t file_bytes = 0;     // no file may grow beyond it, as on a full disk; 0: no limit
   std::int64_t address_bytes = 0;  // `ulimit -v`: no more may be mapped; 0: no limit
   std::string output = {};         // file or device that takes the standard output instead of Outcome::output
+  std::string errors = {};         // takes the standard error output instead of Outcome::errors
   std::string working_folder = {};
+  std::vector<std::string> environment = {};  // NAME=value, beside what the test has
 };
 
 /// The dino_cuda program of this build with some arguments, running beside the test.

@@ -9,6 +9,7 @@
 #include "tests/support/host_array.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
+#include "tests/support/training_scene.h"
 #include "train/stop_signal.h"
 
 #include <nlohmann/json.hpp>
@@ -22,6 +23,8 @@ namespace dino {
 namespace {
 
 using test::check_close;
+using test::check_same_checkpoint;
+using test::check_same_run;
 using test::DrawnPictures;
 using test::error_of;
 using test::TemporaryFolder;
@@ -63,31 +66,7 @@ int run_with(Incident incident, const TrainConfig& config, const ImageSource& im
 
 /// The log without what depends on the machine's speed.
 std::vector<std::string> log_lines(const std::filesystem::path& folder, const char* name = "log.jsonl") {
-  std::vector<std::string> lines;
-  std::stringstream text(read_text_file(folder / name));
-  for (std::string line; std::getline(text, line);) {
-    auto json = nlohmann::ordered_json::parse(line);
-    json.erase("images_per_second");
-    json.erase("data_wait_share");
-    lines.push_back(json.dump());
-  }
-  return lines;
-}
-
-/// Every tensor and the position, bit for bit.
-void check_same_checkpoint(const std::filesystem::path& got, const std::filesystem::path& expected) {
-  const SafetensorsFile a = SafetensorsFile::read(got);
-  const SafetensorsFile b = SafetensorsFile::read(expected);
-  REQUIRE(a.names() == b.names());
-  int compared = 0;
-  for (const std::string& name : a.names()) {
-    INFO(name);
-    REQUIRE(a[name].size_bytes() == b[name].size_bytes());
-    CHECK(std::memcmp(a[name].data(), b[name].data(), a[name].size_bytes()) == 0);
-    ++compared;
-  }
-  CHECK(compared > 100);
-  for (const char* key : {"epoch", "batch", "step", "best_score"}) CHECK(a.metadata(key) == b.metadata(key));
+  return test::log_lines(folder / name);
 }
 
 /// A score that depends on the networks.
@@ -146,6 +125,50 @@ TEST_CASE("A run that was stopped and resumed equals one that was not, bit for b
         CHECK(log_lines(config.output_dir, "knn.jsonl") == log_lines(whole, "knn.jsonl"));
       }
     }
+  }
+}
+
+TEST_CASE("A run goes on from its last step after a crash in any step, where every step is saved") {
+  const DrawnPictures images(11);
+  for (const char* precision : {"fp32", "bf16"}) {
+    const TemporaryFolder folder;
+    TrainConfig config = tiny_config();
+    config.accumulation = 2;
+    config.drop_path_rate = 0.3;
+    config.knn_every = 1;
+    config.precision = precision;
+    config.output_dir = (folder.path() / "whole").string();
+    REQUIRE(run(config, images, StartMode::fresh, center_score) == 0);
+    const std::filesystem::path whole = config.output_dir;
+    for (int step = 0; step < 6; ++step) {
+      INFO(precision << ", step " << step);
+      config.output_dir = (folder.path() / std::to_string(step)).string();
+      config.save_minutes = 1e-9;
+      REQUIRE_THROWS_AS(run_with(Incident(step, [] { throw Crash(); }), config, images, StartMode::fresh, center_score),
+                        Crash);
+      const std::filesystem::path last = folder.path() / std::to_string(step) / kLastCheckpoint;
+      CHECK(SafetensorsFile::read(last).metadata("step") == std::to_string(step));
+      config.save_minutes = 0;
+      REQUIRE(run(config, images, StartMode::resume, center_score) == 0);
+      check_same_run(config.output_dir, whole);
+    }
+  }
+}
+
+TEST_CASE("Signals that ask for saving are told apart by what the run ends with") {
+  const DrawnPictures images(4);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) {
+    const TemporaryFolder folder;
+    TrainConfig config = tiny_config();
+    config.output_dir = folder.path().string();
+    struct sigaction before {};
+    REQUIRE(sigaction(signal, nullptr, &before) == 0);
+    const int status = run_with(Incident(1, [&] { std::raise(signal); }), config, images, StartMode::fresh);
+    CHECK(status == (signal == SIGUSR1 ? 75 : 128 + signal));
+    CHECK(SafetensorsFile::read(folder.path() / kLastCheckpoint).metadata("step") == "2");
+    struct sigaction after {};
+    REQUIRE(sigaction(signal, nullptr, &after) == 0);
+    CHECK(after.sa_handler == before.sa_handler);
   }
 }
 
@@ -250,7 +273,12 @@ TEST_CASE("A damaged checkpoint is refused, and every file of the run stays as i
   config.epochs = 1;
   config.output_dir = folder.path().string();
   REQUIRE(run(config, images, StartMode::fresh) == 0);
-  const std::string whole = read_text_file(folder.path() / kLastCheckpoint);
+  std::filesystem::remove(folder.path() / kPreviousCheckpoint);
+  std::string whole = read_text_file(folder.path() / kLastCheckpoint);
+  // As older versions wrote it, without a checksum: what is wrong in it must be found all the same.
+  const std::size_t checksum = whole.find("\"checksum\":");
+  REQUIRE(checksum != std::string::npos);
+  whole[checksum + 1] = 'C';
   const auto changed = [&](std::string_view from, std::string_view to) {
     std::string text = whole;
     const std::size_t at = text.find(from);
