@@ -8,7 +8,7 @@
 namespace dino {
 
 /// XXH64 with seed 0 of bytes that come in pieces (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md): finds
-/// damage, not malice. Reads memory about as fast as it can be read.
+/// damage, not malice.
 class Checksum {
  public:
   void add(std::span<const std::byte> bytes);
