@@ -116,6 +116,49 @@ TEST_CASE("A run on a disk that fails again and again ends in the same weights a
   CHECK(failed >= 1);
 }
 
+TEST_CASE("A disk that is full for a while delays saving, and loses nothing") {
+  const FaultyScene scene;
+  const int calls = scene.counted_calls();
+  const Outcome outcome =
+      scene.run_on_disk("run", {{"DINO_DISK_FULL", fmt::format("{}-{}", calls / 3, calls / 3 + 12)}});
+  INFO(outcome.errors);
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.errors, "warning: last.safetensors of step "));
+  CHECK(contains(outcome.errors, "No space left on device; the one before stays, and saving is tried again"));
+  CHECK(contains(outcome.errors, "is saved\n"));
+  CHECK(contains(outcome.errors, "lines wait in memory, training goes on: cannot write "));
+  CHECK(contains(outcome.errors, "log.jsonl is complete again"));
+  check_same_run(scene.run("run"), scene.run("whole"), Best::left_out);
+  CHECK(parts_in(scene.run("run")).empty());
+}
+
+TEST_CASE("A run that ends on a full disk says what is not saved, and goes on from what was") {
+  const FaultyScene scene;
+  const int calls = scene.counted_calls();
+  // Full from then on: to the end of the run, or to a signal.
+  for (const bool signalled : {false, true}) {
+    const std::string name = signalled ? "signalled" : "ended";
+    std::vector<std::pair<std::string, std::string>> settings = {
+        {"DINO_DISK_FULL", fmt::format("{}-999999999", calls / 2)}};
+    if (signalled) settings.emplace_back("DINO_DISK_SIGNAL", std::to_string(calls / 2 + 20));
+    const Outcome outcome = scene.run_on_disk(name, settings);
+    INFO(outcome.errors);
+    CHECK(outcome.status == 1);
+    const std::size_t error = outcome.errors.rfind("dino_cuda: [train] the run ends without its state of step ");
+    REQUIRE(error != std::string::npos);
+    CHECK(is_one_line_error(outcome.errors.substr(error)));
+    CHECK(contains(outcome.errors, "of step 12 (epoch 3) in") != signalled);
+    for (int left = 1; left <= 12; ++left)
+      CHECK(contains(outcome.errors, fmt::format("next try in 5 s, {} left\n", left)));
+    CHECK(parts_in(scene.run(name)).empty());
+    check_all_checkpoints(scene.run(name));
+    const auto steps = log_lines(scene.run(name) / "log.jsonl").size();
+    CHECK((steps > 0 && steps < 12));
+    CHECK(scene.go_on(name).status == 0);
+    check_same_run(scene.run(name), scene.run("whole"));
+  }
+}
+
 TEST_CASE("A run that is killed within the calls that change its folder ends in the same weights and logs") {
   const FaultyScene scene;
   std::mt19937 random(7);
@@ -182,6 +225,7 @@ TEST_CASE("A run goes on after a power cut at any write, with every step that it
   const auto& calls = scene.calls();
   std::int64_t step_in_place = -1;
   int writes = 0;
+  int saves = 0;
   for (const DiskCall& call : calls) {
     disk.apply(call);
     if (call.kind == DiskCall::Kind::rename && call.second == kLastCheckpoint) {
@@ -190,6 +234,7 @@ TEST_CASE("A run goes on after a power cut at any write, with every step that it
       std::ofstream(folder / kLastCheckpoint, std::ios::binary) << now.at(kLastCheckpoint);
       const SafetensorsFile file = SafetensorsFile::read(folder / kLastCheckpoint);
       std::filesystem::remove_all(folder);
+      ++saves;
       step_in_place = std::stoll(file.metadata("step"));
       sound[step_in_place].insert(now.at(kLastCheckpoint));
     }
@@ -221,6 +266,8 @@ TEST_CASE("A run goes on after a power cut at any write, with every step that it
   }
   CHECK(seen.size() > 100);
   CHECK(saved_step == 12);
+  // The first, three within each epoch, one before and one after each evaluation: none twice.
+  CHECK(saves == 1 + 3 * (3 + 2));
 
   std::shuffle(states.begin(), states.end(), random);
   states.resize(12);

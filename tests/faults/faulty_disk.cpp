@@ -2,9 +2,10 @@
 //   DINO_DISK_FAULTS=seed   calls fail: full disk for a while, short writes, input/output errors, failing syncs,
 //   renames
 //                           and links; sleeping takes no time. Their number is appended to the file DINO_DISK_COUNT.
-//   DINO_DISK_KILL=n        SIGKILL in the n-th call that changes something, in the middle of it where it writes
-//   DINO_DISK_SIGNAL=n      SIGUSR1 in the n-th such call, which then goes on
-//   DINO_DISK_RECORD=file   what is done, for disk_record.h
+//   DINO_DISK_FULL=n-m      the disk takes nothing from the n-th to the m-th call that changes something; sleeping
+//   takes no time DINO_DISK_KILL=n        SIGKILL in the n-th call that changes something, in the middle of it where it
+//   writes DINO_DISK_SIGNAL=n      SIGUSR1 in the n-th such call, which then goes on DINO_DISK_RECORD=file   what is
+//   done, for disk_record.h
 // No call is made on a thread of its own in the programs under test, so that one seed is one course of events.
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -66,7 +67,7 @@ class Disk {
   void opened(int descriptor, const char* path) { open_[descriptor] = path; }
   void closed(int descriptor) { open_.erase(descriptor); }
 
-  bool sleeps() const { return !has_faults_; }
+  bool sleeps() const { return !has_faults_ && full_to_ == 0; }
 
   /// Counts a call, and sends the signal if its time has come. Is it the call to die in?
   bool dies() {
@@ -76,11 +77,11 @@ class Disk {
 
   /// The error that the present call has to fail with; 0 for none.
   int fault(Kind kind) {
+    if (takes_room(kind) && calls_ >= full_from_ && calls_ <= full_to_) return counted(ENOSPC);
     if (!has_faults_) return 0;
     constexpr std::uint64_t kEpisode_calls = 300;
-    const bool takes_room = kind == Kind::open || kind == Kind::write || kind == Kind::rename || kind == Kind::link;
     const bool is_full = mixed(seed_ ^ calls_ / kEpisode_calls) % 5 == 0;
-    if (is_full && takes_room) return counted(ENOSPC);
+    if (is_full && takes_room(kind)) return counted(ENOSPC);
     const std::uint64_t draw = mixed(seed_ * 31 + calls_);
     switch (kind) {
       case Kind::open: return draw % 40 == 0 ? counted(EIO) : 0;
@@ -118,6 +119,9 @@ class Disk {
       : folder_(setting("DINO_DISK_FOLDER")),
         kill_at_(std::strtoull(setting("DINO_DISK_KILL"), nullptr, 10)),
         signal_at_(std::strtoull(setting("DINO_DISK_SIGNAL"), nullptr, 10)) {
+    char* end = nullptr;
+    full_from_ = std::strtoull(setting("DINO_DISK_FULL"), &end, 10);
+    full_to_ = *end == '-' ? std::strtoull(end + 1, nullptr, 10) : 0;
     has_faults_ = *setting("DINO_DISK_FAULTS") != '\0';
     seed_ = mixed(std::strtoull(setting("DINO_DISK_FAULTS"), nullptr, 10));
     constexpr int kAppend = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
@@ -126,6 +130,9 @@ class Disk {
     if (*setting("DINO_DISK_COUNT") != '\0') count_ = open_real(setting("DINO_DISK_COUNT"), kAppend, 0644);
   }
 
+  static bool takes_room(Kind kind) {
+    return kind == Kind::open || kind == Kind::write || kind == Kind::rename || kind == Kind::link;
+  }
   int counted(int error) {
     static const auto write_real = behind(&::write, "write");
     if (count_ >= 0) (void)!write_real(count_, "x", 1);
@@ -139,7 +146,7 @@ class Disk {
   std::recursive_mutex mutex_;
   std::string folder_;
   std::map<int, std::string> open_;
-  std::uint64_t kill_at_, signal_at_, seed_ = 0, calls_ = 0;
+  std::uint64_t kill_at_, signal_at_, full_from_ = 0, full_to_ = 0, seed_ = 0, calls_ = 0;
   bool has_faults_ = false;
   int record_ = -1, count_ = -1;
 };

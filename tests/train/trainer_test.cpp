@@ -325,6 +325,20 @@ TEST_CASE("A damaged checkpoint is refused, and every file of the run stays as i
   CHECK(run(config, images, StartMode::resume) == 0);
 }
 
+TEST_CASE("A damaged checkpoint does not take the place of the sound one before it") {
+  const DrawnPictures images(4);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.epochs = 1;
+  config.output_dir = folder.path().string();
+  REQUIRE(run(config, images, StartMode::fresh) == 0);
+  const auto sound = contents(folder.path());
+  folder.write(kLastCheckpoint, "damaged");
+  REQUIRE(run(config, images, StartMode::resume) == 0);  // saves once
+  CHECK(contents(folder.path()).at(kLastCheckpoint) == sound.at(kLastCheckpoint));
+  CHECK(contents(folder.path()).at(kPreviousCheckpoint) == sound.at(kPreviousCheckpoint));
+}
+
 TEST_CASE("A run that failed before its first step can be resumed, and is not overwritten") {
   const DrawnPictures images(4);
   const TemporaryFolder folder;
