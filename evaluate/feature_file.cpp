@@ -1,10 +1,10 @@
 #include "evaluate/feature_file.h"
 
 #include "engine/files.h"
+#include "models/json.h"
 #include "models/safetensors.h"
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <iterator>
 
@@ -74,13 +74,10 @@ void write_tensors(const std::filesystem::path& path, const NamedFeatures& featu
                                          {"blocks", options.kind.blocks},
                                          {"average_patches", options.kind.average_patches},
                                          {"normalized", options.normalized}};
-  // Names need not be UTF-8.
-  const auto dump = [](const nlohmann::ordered_json& json) {
-    return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-  };
-  write_safetensors(
-      path, arrays,
-      {{"paths", dump(features.names)}, {"class_names", dump(features.class_names)}, {"recipe", dump(recipe)}});
+  write_safetensors(path, arrays,
+                    {{"paths", json_text(nlohmann::ordered_json(features.names))},
+                     {"class_names", json_text(nlohmann::ordered_json(features.class_names))},
+                     {"recipe", json_text(recipe)}});
 }
 
 }  // namespace
@@ -133,9 +130,9 @@ NamedFeatures read_features(const std::filesystem::path& path) {
   }
   for (std::size_t i = 0; i < rows; ++i) features.table.samples.push_back(static_cast<std::int64_t>(i));
   try {
-    features.names = nlohmann::json::parse(file.metadata("paths")).get<std::vector<std::string>>();
-    features.class_names = nlohmann::json::parse(file.metadata("class_names")).get<std::vector<std::string>>();
-    const auto recipe = nlohmann::json::parse(file.metadata("recipe"));
+    features.names = parse_json(file.metadata("paths")).get<std::vector<std::string>>();
+    features.class_names = parse_json(file.metadata("class_names")).get<std::vector<std::string>>();
+    const auto recipe = parse_json(file.metadata("recipe"));
     recipe.at("weights").get_to(features.recipe.weights);
     recipe.at("network").get_to(features.recipe.network);
     recipe.at("fingerprint").get_to(features.recipe.fingerprint);

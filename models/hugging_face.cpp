@@ -2,9 +2,8 @@
 
 #include "engine/files.h"
 #include "kernels/common/error.h"
+#include "models/json.h"
 #include "models/vit.h"
-
-#include <nlohmann/json.hpp>
 
 #include <cstdint>
 #include <limits>
@@ -23,7 +22,7 @@ HuggingFaceConfig HuggingFaceConfig::read(const std::filesystem::path& path) {
   const std::uintmax_t size = std::filesystem::file_size(path, none);
   require(!none && size <= kMaxBytes, kWhere, "{} is no configuration of a model: it has {} bytes", path.string(),
           none ? 0 : size);
-  const nlohmann::json json = nlohmann::json::parse(read_text_file(path), nullptr, false);
+  const nlohmann::json json = parse_json(read_text_file(path));
   require(json.is_object(), kWhere, "{} is no JSON object", path.string());
   const auto number = [&](const char* key) -> std::optional<int> {
     const auto at = json.find(key);
@@ -34,15 +33,16 @@ HuggingFaceConfig HuggingFaceConfig::read(const std::filesystem::path& path) {
   };
   const auto expect = [&](const char* key, const nlohmann::json& value) {
     const auto at = json.find(key);
-    require(at == json.end() || *at == value, kWhere, "{}: another kind of network; {} is {}, expected {}",
-            path.string(), key, at->dump(), value.dump());
+    if (at == json.end() || *at == value) return;
+    fail(kWhere, "{}: another kind of network; {} is {}, expected {}", path.string(), key, at->dump(), value.dump());
   };
   expect("model_type", "vit");
   expect("hidden_act", "gelu");
   expect("num_channels", 3);
   const auto eps = json.find("layer_norm_eps");
-  require(eps == json.end() || (eps->is_number() && *eps >= 0.0 && *eps <= kLargestNormEps), kWhere,
-          "{}: layer_norm_eps is {}; this program computes with {}", path.string(), eps->dump(), Vit::kNormEps);
+  if (eps != json.end() && !(eps->is_number() && *eps >= 0.0 && *eps <= kLargestNormEps)) {
+    fail(kWhere, "{}: layer_norm_eps is {}; this program computes with {}", path.string(), eps->dump(), Vit::kNormEps);
+  }
   return {.hidden_size = number("hidden_size"),
           .num_hidden_layers = number("num_hidden_layers"),
           .num_attention_heads = number("num_attention_heads"),

@@ -13,6 +13,7 @@ using Kind = PickleValue::Kind;
 
 // A checkpoint of a few hundred tensors has some ten thousand values; an attacker's has more.
 constexpr std::size_t kMaxValues = std::size_t{1} << 20;
+constexpr std::size_t kMaxGlobalBytes = 1024;
 constexpr PickleValue::Id kNothing = std::numeric_limits<PickleValue::Id>::max();
 
 PickleValue make(Kind kind) {
@@ -174,6 +175,9 @@ void Pickle::step(std::uint8_t operation) {
       const Id name = pop();
       const Id module = pop();
       if (values_[name].kind != Kind::text || values_[module].kind != Kind::text) damaged("a global has no name");
+      // Texts may be used again and again: what is copied must be small.
+      if (values_[name].text.size() + values_[module].text.size() > kMaxGlobalBytes)
+        damaged("the name of a global is too long");
       push(make_text(Kind::global, values_[module].text + " " + values_[name].text));
       return;
     }

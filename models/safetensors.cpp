@@ -2,8 +2,7 @@
 
 #include "engine/checksum.h"
 #include "engine/files.h"
-
-#include <nlohmann/json.hpp>
+#include "models/json.h"
 
 #include <algorithm>
 #include <bit>
@@ -114,7 +113,7 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
   require(stream.good(), kWhere, "cannot read {}: the file ended early", path.string());
   check_sum(path, header, file.bytes_);
 
-  const nlohmann::json json = nlohmann::json::parse(header, nullptr, false);
+  const nlohmann::json json = parse_json(header);
   require(json.is_object(), kWhere, "{} has a header that is not a JSON object", path.string());
   std::vector<Entry> entries;
   for (const auto& [name, value] : json.items()) {
@@ -199,7 +198,7 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Name
                           {"data_offsets", {offset, offset + bytes}}};
     offset += bytes;
   }
-  std::string header = json.dump();
+  std::string header = json_text(json);
   header.append((8 - header.size() % 8) % 8, ' ');
   const std::uint64_t header_bytes = header.size();
 

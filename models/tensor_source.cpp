@@ -88,6 +88,7 @@ std::filesystem::path weights_in_folder(const std::filesystem::path& folder) {
 }  // namespace
 
 void convert_to_float(const std::byte* from, DType dtype, std::size_t n, float* to) {
+  if (n == 0) return;  // an empty tensor may have no memory
   const auto plain = [](auto value) { return static_cast<float>(value); };
   switch (dtype) {
     case DType::float32: std::memcpy(to, from, n * sizeof(float)); return;
@@ -101,6 +102,7 @@ void convert_to_float(const std::byte* from, DType dtype, std::size_t n, float* 
 }
 
 void convert_from_float(const float* from, std::size_t n, DType dtype, std::byte* to) {
+  if (n == 0) return;
   switch (dtype) {
     case DType::float32: std::memcpy(to, from, n * sizeof(float)); return;
     case DType::bfloat16: return convert_back<BFloat16>(from, n, to, [](float value) { return BFloat16(value); });
@@ -116,6 +118,10 @@ std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& path
 std::unique_ptr<TensorSource> open_tensors(const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) return open_tensors(weights_in_folder(path));
+  // A pipe would be waited for.
+  const std::filesystem::file_type type = std::filesystem::status(path, ignored).type();
+  require(type == std::filesystem::file_type::regular || type == std::filesystem::file_type::not_found, "weights",
+          "{} is not a regular file; expected a file of weights", path.string());
   std::ifstream stream(path, std::ios::binary);
   require(stream.good(), "weights", "cannot read {}: {}", path.string(), std::strerror(errno));
   char start[9] = {};

@@ -26,6 +26,10 @@ constexpr StorageType kStorageTypes[] = {{"torch FloatStorage", DType::float32, 
                                          {"torch ComplexFloatStorage", {}, 8},
                                          {"torch ComplexDoubleStorage", {}, 16}};
 
+// A pickle may use one dictionary or text in a million places; what it makes of a few bytes is bounded by these.
+constexpr std::size_t kMaxEntries = std::size_t{1} << 20;
+constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;
+
 bool is_global(const Pickle& pickle, PickleValue::Id id, std::string_view name) {
   return pickle[id].kind == PickleValue::Kind::global && pickle[id].text == name;
 }
@@ -91,12 +95,15 @@ void TorchSource::interpret(const Pickle& pickle) {
   require(is_dict(pickle, root), kWhere,
           "{} holds {}, not a dictionary of tensors; try saving the model's state_dict()", path_.string(),
           describe(pickle, root));
+  spend(root.items.size() / 2, 0);
   visit_entries(pickle, root, "", [&](const std::string& name, const PickleValue& value) {
     if (is_dict(pickle, value)) {
+      spend(value.items.size() / 2, 0);
       visit_entries(pickle, value, name + ".", [&](const std::string& inner_name, const PickleValue& inner) {
         interpret_entry(pickle, inner_name, inner);
       });
     } else if (const PickleValue* attributes = namespace_attributes(pickle, value)) {
+      spend(attributes->items.size() / 2, 0);
       visit_entries(pickle, *attributes, name + ".", [&](const std::string& inner_name, const PickleValue& inner) {
         interpret_entry(pickle, inner_name, inner);
       });
@@ -106,8 +113,18 @@ void TorchSource::interpret(const Pickle& pickle) {
   });
 }
 
+/// Called before entries are visited, and before a text is kept.
+void TorchSource::spend(std::size_t entries, std::size_t text_bytes) {
+  entries_ += entries;
+  text_bytes_ += text_bytes;
+  require(entries_ <= kMaxEntries && text_bytes_ <= kMaxTextBytes, kWhere,
+          "{} holds too much for a checkpoint; got {} entries with {} bytes of text, expected at most {} and {}",
+          path_.string(), entries_, text_bytes_, kMaxEntries, kMaxTextBytes);
+}
+
 void TorchSource::interpret_entry(const Pickle& pickle, const std::string& name, const PickleValue& value) {
   using Kind = PickleValue::Kind;
+  spend(0, name.size() + (value.kind == Kind::text ? value.text.size() : 0));
   switch (value.kind) {
     case Kind::text: metadata_[name] = value.text; return;
     case Kind::integer: metadata_[name] = std::to_string(value.integer); return;
@@ -139,12 +156,14 @@ void TorchSource::add_tensor(const Pickle& pickle, const std::string& name, cons
   view.storage = pickle[identifier.items[2]].text;
   const StorageInfo& info = storages_.at(view.storage);
   if (!info.dtype) return;
+  require(pickle[arguments.items[2]].items.size() <= Shape::kMaxRank &&
+              pickle[arguments.items[3]].items.size() <= Shape::kMaxRank,
+          kWhere, "{}: tensor {} has more than {} dimensions", path_.string(), name, Shape::kMaxRank);
   view.offset = sizes(pickle, {arguments.items[1]}, name)[0];
   view.extents = sizes(pickle, pickle[arguments.items[2]].items, name);
   view.strides = sizes(pickle, pickle[arguments.items[3]].items, name);
-  require(view.extents.size() == view.strides.size() && view.extents.size() <= Shape::kMaxRank, kWhere,
-          "{}: tensor {} has {} extents and {} strides", path_.string(), name, view.extents.size(),
-          view.strides.size());
+  require(view.extents.size() == view.strides.size(), kWhere, "{}: tensor {} has {} extents and {} strides",
+          path_.string(), name, view.extents.size(), view.strides.size());
   if (std::find(view.extents.begin(), view.extents.end(), 0U) != view.extents.end()) return;  // nothing to read
   require(lies_inside(view, info.elements), kWhere, "{}: tensor {} reaches beyond its storage", path_.string(), name);
   const std::vector<std::int64_t> extents(view.extents.begin(), view.extents.end());

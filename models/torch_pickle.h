@@ -44,6 +44,7 @@ class TorchSource : public TensorSource {
     std::vector<std::uint64_t> extents, strides;
   };
 
+  void spend(std::size_t entries, std::size_t text_bytes);
   void note_storage(const Pickle& pickle, const PickleValue& persistent);
   void interpret_entry(const Pickle& pickle, const std::string& name, const PickleValue& value);
   void add_tensor(const Pickle& pickle, const std::string& name, const PickleValue& object);
@@ -53,6 +54,8 @@ class TorchSource : public TensorSource {
   void copy_strided(const View& view, DType dtype, std::span<float> to) const;
 
   std::vector<View> views_;       // of tensors_
+  std::size_t entries_ = 0;       // interpreted so far
+  std::size_t text_bytes_ = 0;    // of their names and texts
   std::string cached_;            // key of the storage in cache_
   std::vector<std::byte> cache_;  // one storage
 };

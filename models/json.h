@@ -1,0 +1,20 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+#include <string_view>
+
+namespace dino {
+
+/// JSON of a file that may come from anywhere; is_discarded() where it is none, or nested deeper than any of ours:
+/// every level takes a hundred times the memory of its bracket.
+nlohmann::json parse_json(std::string_view text);
+
+/// JSON as text, on one line unless `indent` is given. Names of files need not be UTF-8: what is not becomes U+FFFD.
+template <typename Json>
+std::string json_text(const Json& json, int indent = -1) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace dino

@@ -1,0 +1,30 @@
+#include "engine/text.h"
+
+#include "tests/support/catch.h"
+
+using namespace dino;
+
+TEST_CASE("UTF-8 is told from what only looks like it") {
+  // First and last characters of every length.
+  for (const char* text : {"", "plain\n", "\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf",
+                           "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "a\xc3\xa4z"}) {
+    INFO(text);
+    CHECK(is_utf8(text));
+  }
+  // Alone, cut short, too long for its meaning, half of a pair, beyond Unicode, Latin-1.
+  for (const char* text :
+       {"\x80", "\xc3", "\xe2\x82", "\xf0\x9f\x98", "\xc0\xaf", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf",
+        "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "M\xfcller"}) {
+    INFO(printable(text));
+    CHECK_FALSE(is_utf8(text));
+  }
+}
+
+TEST_CASE("Printable text is one line of UTF-8 that a shell can turn back") {
+  CHECK(printable("photos/caf\xc3\xa9 1.jpg") == "photos/caf\xc3\xa9 1.jpg");
+  CHECK(printable("a\nb\tc\x1b[31m\x7f") == "a\\x0ab\\x09c\\x1b[31m\\x7f");
+  CHECK(printable("M\xfcller") == "M\\xfcller");
+  CHECK(printable("\xc2\x9b"
+                  "1m") == "\\xc2\\x9b1m");  // a terminal's escape in one character
+  CHECK(printable(std::string_view("\0\xe2\x82", 3)) == "\\x00\\xe2\\x82");
+}
