@@ -5,6 +5,7 @@
 #include "engine/progress.h"
 #include "engine/random.h"
 #include "kernels/common/error.h"
+#include "models/json.h"
 #include "train/precision.h"
 #include "train/student_teacher.h"
 
@@ -164,7 +165,7 @@ int bench_step(const StepOptions& options) {
                                          {"arena_peak_bytes", context->arena().peak_bytes()},
                                          {"peak_memory_bytes", peak_resident_bytes()},
                                          {"loss", m.loss}};
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", json_text(json));
     return 0;
   }
   fmt::print("{}, {} threads, {}\n", machine_name(), threads, precision);

@@ -1,5 +1,6 @@
 #include "cli/eval_commands.h"
 #include "engine/progress.h"
+#include "models/json.h"
 #include "visualize/scene_evaluation.h"
 
 #include <fmt/format.h>
@@ -48,7 +49,7 @@ int eval_scenes(const SceneCommand& options) {
   const SceneEvaluation result = evaluate_scenes(*context, options.evaluation, show);
   bar.reset();
   if (options.json) {
-    fmt::print("{}\n", to_json(result).dump(2));
+    fmt::print("{}\n", json_text(to_json(result), 2));
     return 0;
   }
   fmt::print("{} scenes that were not trained on; k-NN (k = {}) among {} scenes\n\n", result.images,

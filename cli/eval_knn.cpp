@@ -8,6 +8,7 @@
 #include "evaluate/knn.h"
 #include "evaluate/knn_monitor.h"
 #include "kernels/common/error.h"
+#include "models/json.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -138,7 +139,7 @@ int eval_knn(const KnnCommand& options) {
                                          {"top5", row.top5.mean},
                                          {"top5_deviation", row.top5.deviation}});
     }
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json_text(json, 2));
     return 0;
   }
   fmt::print("{} training and {} test images, {} classes\n", train_features.rows(), test_features.rows(),

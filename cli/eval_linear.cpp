@@ -6,6 +6,7 @@
 #include "evaluate/knn_monitor.h"
 #include "evaluate/linear_evaluation.h"
 #include "kernels/common/error.h"
+#include "models/json.h"
 #include "train/stop_signal.h"
 
 #include <fmt/format.h>
@@ -135,7 +136,7 @@ int eval_linear(LinearCommand options) {
   if (result.broken_images > 0)
     fmt::print(stderr, "dino_cuda: {} images could not be read and were left out\n", result.broken_images);
   if (options.json) {
-    fmt::print("{}\n", to_json(result, options).dump(2));
+    fmt::print("{}\n", json_text(to_json(result, options), 2));
   } else {
     print_table(result, options);
   }

@@ -10,6 +10,7 @@
 #include "evaluate/near_copies.h"
 #include "kernels/common/error.h"
 #include "kernels/knn/knn.h"
+#include "models/json.h"
 #include "train/stop_signal.h"
 #include "visualize/contact_sheet.h"
 
@@ -202,7 +203,7 @@ int search(SearchCommand options) {
       for (const Found& f : found[q])
         json.back()["nearest"].push_back({{"path", f.path}, {"similarity", f.similarity}});
     }
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json_text(json, 2));
     return 0;
   }
   for (std::size_t q = 0; q < found.size(); ++q) {
@@ -271,7 +272,7 @@ int dedupe(const DedupeCommand& options) {
           json["groups"].back().push_back(
               {{"path", features.names[static_cast<std::size_t>(group.rows[i])]}, {"similarity", group.similarity[i]}});
       }
-      fmt::print("{}\n", json.dump(2));
+      fmt::print("{}\n", json_text(json, 2));
       return 0;
     }
     for (const CopyGroup& group : groups) {

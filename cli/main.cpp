@@ -2,6 +2,7 @@
 #include "cli/machine.h"
 #include "engine/host_memory.h"
 #include "engine/progress.h"
+#include "engine/text.h"
 #include "kernels/common/error.h"
 #include "kernels/common/out_of_memory.h"
 #include "models/weights_file.h"
@@ -42,14 +43,11 @@ void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>&
                              fmt::format("unknown command; try {}", dino::nearest_name(arguments.front(), names)));
 }
 
+/// Names in files that come from elsewhere must not steer the terminal.
 std::string one_line(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
-  // Names in files that come from elsewhere must not steer the terminal.
-  for (char& c : text) {
-    if (c == '\n') c = ' ';
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
-  }
-  return text;
+  std::replace(text.begin(), text.end(), '\n', ' ');  // of CLI11 and toml++
+  return printable(text);
 }
 
 int run_program(int argc, char** argv) {

@@ -3,6 +3,7 @@
 #include "cli/machine.h"
 #include "cli/run_facts.h"
 #include "data/dataset.h"
+#include "engine/text.h"
 #include "evaluate/knn_monitor.h"
 #include "kernels/common/error.h"
 #include "train/config.h"
@@ -38,8 +39,9 @@ int train_command(const Options& options) {
   const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
   const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
   // Training does not depend on anyone who reads.
-  std::fputs(fmt::format("{}\ndevice: {}\n", images->summary(), describe_device(*context, config.device)).c_str(),
-             stderr);
+  std::fputs(
+      fmt::format("{}\ndevice: {}\n", printable(images->summary()), describe_device(*context, config.device)).c_str(),
+      stderr);
   if (!options.ignore_memory) {
     const DType compute_type = compute_type_for(config.precision, context->device());
     require_memory(

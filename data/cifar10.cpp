@@ -24,7 +24,9 @@ std::vector<fs::path> find_batches(const fs::path& folder, std::string_view pref
   for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator();
        entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    if (name.starts_with(prefix) && name.ends_with(".bin")) batches.push_back(entry->path());
+    std::error_code ignored;  // a pipe of this name would be waited for
+    if (name.starts_with(prefix) && name.ends_with(".bin") && entry->is_regular_file(ignored))
+      batches.push_back(entry->path());
   }
   std::sort(batches.begin(), batches.end());
   return batches;

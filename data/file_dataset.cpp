@@ -16,26 +16,24 @@ namespace dino {
 
 namespace fs = std::filesystem;
 
-FileDataset::FileDataset(fs::path root, std::vector<Item> items, std::vector<std::string> class_names,
-                         std::string summary, const DecodeOptions& options)
-    : root_(std::move(root)), items_(std::move(items)), options_(options) {
+FileDataset::FileDataset(fs::path root, PathList pictures, std::vector<std::string> class_names, std::string summary,
+                         const DecodeOptions& options)
+    : root_(std::move(root)), pictures_(std::move(pictures)), options_(options) {
   class_names_ = std::move(class_names);
   summary_ = std::move(summary);
 }
 
-void FileDataset::decode(std::int64_t index, Image& image) const {
-  decode_image_file(root_ / item(index).path, options_, image);
-}
+void FileDataset::decode(std::int64_t index, Image& image) const { decode_image_file(path(index), options_, image); }
 
 std::optional<Box> FileDataset::box(std::int64_t index) const {
-  item(index);
+  checked(index);
   if (boxes_.empty()) return std::nullopt;
   return boxes_[static_cast<std::size_t>(index)];
 }
 
-const FileDataset::Item& FileDataset::item(std::int64_t index) const {
+std::int64_t FileDataset::checked(std::int64_t index) const {
   require(index >= 0 && index < size(), "data", "no picture {}; there are {}", index, size());
-  return items_[static_cast<std::size_t>(index)];
+  return index;
 }
 
 bool has_picture_extension(const fs::path& path) {
@@ -51,14 +49,18 @@ namespace {
 
 bool hidden(const std::string& name) { return name.starts_with('.'); }
 
-/// Calls `visit(entry, name)` for everything in `folder`.
+/// Calls `visit(entry, name)` for everything in `folder`; the system's reason where it cannot be read.
 template <typename Visit>
-void for_each_entry(const fs::path& folder, Visit&& visit) {
+std::error_code for_each_entry(const fs::path& folder, Visit&& visit) {
   std::error_code error;
   fs::directory_iterator entry(folder, error);
   for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
     visit(*entry, entry->path().filename().string());
   }
+  return error;
+}
+
+void require_readable(const fs::path& folder, const std::error_code& error) {
   require(!error, "data", "cannot read the folder {}: {}", folder.string(), error.message());
 }
 
@@ -72,84 +74,90 @@ FolderScan scan_folder(const fs::path& folder) {
     const std::string relative = std::move(pending.back());
     pending.pop_back();
     const fs::path here = folder / relative;
+    const auto leave_out = [&](const std::error_code& error) {
+      if (relative.empty()) require_readable(here, error);
+      if (++scan.unreadable == 1) scan.unreadable_example = fmt::format("{}: {}", relative, error.message());
+    };
     struct stat status {};
-    require(stat(here.c_str(), &status) == 0, "data", "cannot read the folder {}: {}", here.string(),
-            std::strerror(errno));
+    if (stat(here.c_str(), &status) != 0) {  // gone since it was listed, perhaps
+      leave_out(std::error_code(errno, std::generic_category()));
+      continue;
+    }
     if (!seen.emplace(status.st_dev, status.st_ino).second) continue;
     std::vector<std::string> below;
-    for_each_entry(here, [&](const fs::directory_entry& entry, const std::string& name) {
+    const std::error_code error = for_each_entry(here, [&](const fs::directory_entry& entry, const std::string& name) {
       std::string path = relative.empty() ? name : relative + "/" + name;
       std::error_code ignored;  // a broken link is neither
       if (!hidden(name) && entry.is_directory(ignored)) {
         if (relative.empty()) scan.sub_folders.push_back(name);
         below.push_back(std::move(path));
       } else if (!hidden(name) && has_picture_extension(name) && entry.is_regular_file(ignored)) {
-        scan.pictures.push_back(std::move(path));
+        scan.pictures.add(path);
       } else if (!entry.is_directory(ignored)) {
         ++scan.skipped;
         if (!hidden(name) && (scan.skipped_example.empty() || path < scan.skipped_example))
           scan.skipped_example = std::move(path);
       }
     });
+    if (error) leave_out(error);
     // Depth first in sorted order, so that of two links to one folder the same one wins everywhere.
     std::sort(below.begin(), below.end(), std::greater<>());
     pending.insert(pending.end(), std::make_move_iterator(below.begin()), std::make_move_iterator(below.end()));
   }
-  std::sort(scan.pictures.begin(), scan.pictures.end());
+  scan.pictures.sort();
   std::sort(scan.sub_folders.begin(), scan.sub_folders.end());
   return scan;
 }
 
 std::vector<std::string> list_sub_folders(const fs::path& folder) {
   std::vector<std::string> names;
-  for_each_entry(folder, [&](const fs::directory_entry& entry, const std::string& name) {
-    std::error_code ignored;
-    if (!hidden(name) && entry.is_directory(ignored)) names.push_back(name);
-  });
+  require_readable(folder, for_each_entry(folder, [&](const fs::directory_entry& entry, const std::string& name) {
+                     std::error_code ignored;
+                     if (!hidden(name) && entry.is_directory(ignored)) names.push_back(name);
+                   }));
   std::sort(names.begin(), names.end());
   return names;
 }
 
 std::unique_ptr<Dataset> open_image_folder(const fs::path& folder, const std::vector<std::string>& class_names,
                                            const DecodeOptions& options) {
-  const FolderScan scan = scan_folder(folder);
+  FolderScan scan = scan_folder(folder);
+  std::string left_out;
+  if (scan.skipped != 0) left_out += fmt::format("; {} other files skipped", scan.skipped);
+  if (scan.unreadable != 0)
+    left_out += fmt::format("; {} folders left out, such as {}", scan.unreadable, scan.unreadable_example);
   if (scan.pictures.empty()) {
     const std::string found = scan.skipped == 0 ? "nothing"
                               : scan.skipped_example.empty()
                                   ? fmt::format("{} hidden files", scan.skipped)
                                   : fmt::format("{} other files such as {}", scan.skipped, scan.skipped_example);
     fail("data",
-         "no pictures in {}; found {}, expected .jpg, .png, .bmp, .gif, .tga or .ppm files, in class folders or not",
-         folder.string(), found);
+         "no pictures in {}; found {}, expected .jpg, .png, .bmp, .gif, .tga or .ppm files, in class folders or not{}",
+         folder.string(), found, scan.unreadable != 0 ? left_out.substr(left_out.rfind("; ")) : "");
   }
-  std::vector<FileDataset::Item> in_folders;
-  std::vector<FileDataset::Item> loose;
   const std::vector<std::string>& classes = class_names.empty() ? scan.sub_folders : class_names;
-  for (const std::string& picture : scan.pictures) {
-    const std::size_t slash = picture.find('/');
-    if (slash == std::string::npos) {
-      loose.push_back({picture, -1});
-      continue;
-    }
-    const auto found = std::lower_bound(classes.begin(), classes.end(), std::string_view(picture).substr(0, slash));
-    require(found != classes.end() && std::string_view(picture).starts_with(*found + "/"), "data",
-            "{} is in no known class folder; expected one of {} names", picture, classes.size());
-    in_folders.push_back({picture, static_cast<std::int32_t>(found - classes.begin())});
-  }
-  std::string skipped;
-  if (scan.skipped != 0) skipped += fmt::format("; {} other files skipped", scan.skipped);
-  if (in_folders.empty()) {
-    std::string summary = fmt::format("{}: {} pictures without classes{}", folder.string(), loose.size(), skipped);
-    return std::make_unique<FileDataset>(folder, std::move(loose), std::vector<std::string>{}, std::move(summary),
-                                         options);
-  }
-  if (!loose.empty()) skipped += fmt::format("; {} pictures outside class folders skipped", loose.size());
+  scan.pictures.label_by_folder([&](const std::string& path) {
+    if (path.empty()) return -1;
+    const std::string_view first = std::string_view(path).substr(0, path.find('/'));
+    const auto found = std::lower_bound(classes.begin(), classes.end(), first);
+    require(found != classes.end() && *found == first, "data", "{} is no known class folder; expected one of {} names",
+            first, classes.size());
+    return static_cast<std::int32_t>(found - classes.begin());
+  });
   // Sorting by whole paths separates "a" from "a b/…" and "a/…"; classes come in one piece.
-  std::stable_sort(in_folders.begin(), in_folders.end(),
-                   [](const auto& a, const auto& b) { return a.label < b.label; });
-  std::string summary =
-      fmt::format("{}: {} pictures in {} class folders{}", folder.string(), in_folders.size(), classes.size(), skipped);
-  return std::make_unique<FileDataset>(folder, std::move(in_folders), classes, std::move(summary), options);
+  scan.pictures.sort();
+  const std::int64_t all = scan.pictures.size();
+  if (scan.pictures.label(all - 1) < 0) {
+    std::string summary = fmt::format("{}: {} pictures without classes{}", folder.string(), all, left_out);
+    return std::make_unique<FileDataset>(folder, std::move(scan.pictures), std::vector<std::string>{},
+                                         std::move(summary), options);
+  }
+  scan.pictures.erase(-1);
+  const std::int64_t loose = all - scan.pictures.size();
+  if (loose != 0) left_out += fmt::format("; {} pictures outside class folders skipped", loose);
+  std::string summary = fmt::format("{}: {} pictures in {} class folders{}", folder.string(), scan.pictures.size(),
+                                    classes.size(), left_out);
+  return std::make_unique<FileDataset>(folder, std::move(scan.pictures), classes, std::move(summary), options);
 }
 
 }  // namespace dino

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "data/dataset.h"
+#include "data/path_list.h"
 
 #include <cstdint>
 
@@ -9,27 +10,24 @@ namespace dino {
 /// A data set whose pictures are files of their own.
 class FileDataset final : public Dataset {
  public:
-  struct Item {
-    std::string path;         // relative to the root
-    std::int32_t label = -1;  // -1: none
-  };
-
-  FileDataset(std::filesystem::path root, std::vector<Item> items, std::vector<std::string> class_names,
-              std::string summary, const DecodeOptions& options);
-  /// As above; `boxes` has one for each item, or is empty.
+  /// `pictures` are relative to the root.
+  FileDataset(std::filesystem::path root, PathList pictures, std::vector<std::string> class_names, std::string summary,
+              const DecodeOptions& options);
+  /// `boxes` has one for each picture, or is empty.
   void set_boxes(std::vector<Box> boxes) { boxes_ = std::move(boxes); }
 
-  std::int64_t size() const override { return static_cast<std::int64_t>(items_.size()); }
+  std::int64_t size() const override { return pictures_.size(); }
   void decode(std::int64_t index, Image& image) const override;
-  std::int32_t label(std::int64_t index) const override { return item(index).label; }
-  std::string name(std::int64_t index) const override { return (root_ / item(index).path).string(); }
+  std::int32_t label(std::int64_t index) const override { return pictures_.label(checked(index)); }
+  std::string name(std::int64_t index) const override { return path(index).string(); }
   std::optional<Box> box(std::int64_t index) const override;
 
  private:
-  const Item& item(std::int64_t index) const;
+  std::int64_t checked(std::int64_t index) const;
+  std::filesystem::path path(std::int64_t index) const { return root_ / pictures_[checked(index)]; }
 
   std::filesystem::path root_;
-  std::vector<Item> items_;
+  PathList pictures_;
   std::vector<Box> boxes_;
   DecodeOptions options_;
 };
@@ -39,13 +37,16 @@ bool has_picture_extension(const std::filesystem::path& path);
 
 /// What lies in and below a folder.
 struct FolderScan {
-  std::vector<std::string> pictures;     // relative paths, sorted
+  PathList pictures;                     // relative paths, sorted, without classes
   std::vector<std::string> sub_folders;  // names in the folder itself, sorted, none hidden
   std::int64_t skipped = 0;              // files that are hidden, broken links or of other extensions
   std::string skipped_example;           // one of them; not hidden, where there is such a one
+  std::int64_t unreadable = 0;           // folders that cannot be looked into, and are left out
+  std::string unreadable_example;        // one of them, with the system's reason
 };
 
-/// Visits every folder once, however many links lead to it. Throws Error with the system's reason.
+/// Visits every folder once, however many links lead to it. Throws Error with the system's reason where `folder` itself
+/// cannot be read.
 FolderScan scan_folder(const std::filesystem::path& folder);
 
 /// Names of the folders in `folder`, sorted, none hidden.

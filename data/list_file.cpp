@@ -1,10 +1,14 @@
 #include "data/file_dataset.h"
-#include "engine/files.h"
 #include "kernels/common/error.h"
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
+#include <cstring>
+#include <fstream>
 #include <system_error>
+#include <unordered_map>
 
 namespace dino {
 
@@ -12,7 +16,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::int32_t kMaxLabel = 1 << 24;
+// Every number up to the largest label becomes a class. ImageNet-22k has 21,841.
+constexpr std::int32_t kMaxLabel = 1 << 20;
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
 std::string_view trim_end(std::string_view text) {
   while (!text.empty() && (text.back() == '\r' || text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
@@ -29,59 +35,76 @@ std::int32_t parse_label(std::string_view text) {
 }  // namespace
 
 std::unique_ptr<Dataset> open_list_file(const fs::path& path, const DecodeOptions& options) {
-  const std::string text = read_text_file(path);
-  if (const ImageFormat format = detect_image_format(std::as_bytes(std::span(text))); format != ImageFormat::unknown) {
-    fail("data", "{} is one picture; expected a folder of pictures or a text file that lists them", path.string());
-  }
-  require(text.find('\0') == std::string::npos, "data",
-          "{} is not text; expected a folder of pictures or a text file that lists them; unpack it if it is an archive",
-          path.string());
+  std::ifstream file(path, std::ios::binary);
+  require(file.good(), "data", "cannot read {}: {}", path.string(), std::strerror(errno));
+  std::array<char, 64> start{};
+  file.read(start.data(), start.size());
+  const auto known = std::as_bytes(std::span(start)).first(static_cast<std::size_t>(file.gcount()));
+  require(detect_image_format(known) == ImageFormat::unknown, "data",
+          "{} is one picture; expected a folder of pictures or a text file that lists them", path.string());
+  file.clear();
+  file.seekg(0);
   const fs::path root = path.parent_path();
-  std::vector<FileDataset::Item> items;
-  std::vector<std::string> labels;  // one per item; "" where the line names none
+  PathList pictures;
+  std::unordered_map<std::string, std::int32_t> numbers;  // of the classes, in the order of their first lines
+  std::vector<std::string> class_names;
+  std::int64_t unnamed = 0;
   std::int64_t line_number = 0;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = trim_end(std::string_view(text).substr(begin, end - begin));
-    begin = end + 1;
-    ++line_number;
+  for (std::string text; std::getline(file, text);) {
+    if (line_number++ == 0) {
+      if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
+    }
+    require(text.find('\0') == std::string::npos, "data",
+            "{} is not text; expected a folder of pictures or a text file that lists them; unpack it if it is an "
+            "archive, write it as UTF-8 if it is UTF-16",
+            path.string());
+    const std::string_view line = trim_end(text);
     if (line.empty() || line.front() == '#') continue;
     const std::size_t tab = line.find('\t');
-    std::string picture(trim_end(line.substr(0, tab)));
+    const std::string_view picture = trim_end(line.substr(0, tab));
     std::error_code ignored;
     require(fs::is_regular_file(root / picture, ignored), "data",
             "{} line {}: there is no file {}; expected a picture, relative to the list", path.string(), line_number,
             (root / picture).string());
-    items.push_back({std::move(picture), -1});
-    labels.emplace_back(tab == std::string_view::npos ? std::string_view() : line.substr(tab + 1));
+    if (tab == std::string_view::npos) {
+      ++unnamed;
+      pictures.add(picture);
+      continue;
+    }
+    const auto [at, added] =
+        numbers.emplace(std::string(line.substr(tab + 1)), static_cast<std::int32_t>(class_names.size()));
+    if (added) class_names.push_back(at->first);
+    pictures.add(picture, at->second);
   }
-  require(!items.empty(), "data", "{} lists no picture; expected one path a line, or path<tab>class", path.string());
-  const auto unnamed = std::count(labels.begin(), labels.end(), "");
-  require(unnamed == 0 || unnamed == static_cast<std::ptrdiff_t>(labels.size()), "data",
-          "{}: {} of {} pictures have no class; expected all or none", path.string(), unnamed, labels.size());
+  require(!file.bad(), "data", "cannot read {}: {}", path.string(), std::strerror(errno));
+  require(!pictures.empty(), "data", "{} lists no picture; expected one path a line, or path<tab>class", path.string());
+  require(unnamed == 0 || unnamed == pictures.size(), "data",
+          "{}: {} of {} pictures have no class; expected all or none", path.string(), unnamed, pictures.size());
 
-  std::vector<std::string> class_names;
   if (unnamed == 0) {
-    if (std::all_of(labels.begin(), labels.end(), [](const auto& label) { return parse_label(label) >= 0; })) {
-      std::int32_t largest = 0;
-      for (std::size_t i = 0; i < items.size(); ++i) {
-        items[i].label = parse_label(labels[i]);
-        largest = std::max(largest, items[i].label);
-      }
+    // Numbers are the labels themselves; names are numbered in sorted order.
+    std::vector<std::string> sorted = class_names;
+    std::sort(sorted.begin(), sorted.end());
+    std::vector<std::int32_t> labels;
+    for (const std::string& name : class_names) labels.push_back(parse_label(name));
+    const bool by_number = std::find(labels.begin(), labels.end(), -1) == labels.end();
+    for (std::size_t i = 0; !by_number && i < labels.size(); ++i) {
+      const auto found = std::lower_bound(sorted.begin(), sorted.end(), class_names[i]);
+      labels[i] = static_cast<std::int32_t>(found - sorted.begin());
+    }
+    for (std::int64_t i = 0; i < pictures.size(); ++i)
+      pictures.set_label(i, labels[static_cast<std::size_t>(pictures.label(i))]);
+    if (by_number) {
+      const std::int32_t largest = *std::max_element(labels.begin(), labels.end());
+      class_names.clear();
       for (std::int32_t label = 0; label <= largest; ++label) class_names.push_back(std::to_string(label));
     } else {
-      class_names = labels;
-      std::sort(class_names.begin(), class_names.end());
-      class_names.erase(std::unique(class_names.begin(), class_names.end()), class_names.end());
-      for (std::size_t i = 0; i < items.size(); ++i) {
-        const auto found = std::lower_bound(class_names.begin(), class_names.end(), labels[i]);
-        items[i].label = static_cast<std::int32_t>(found - class_names.begin());
-      }
+      class_names = std::move(sorted);
     }
   }
   std::string summary =
-      fmt::format("{}: a list of {} pictures, {} classes", path.string(), items.size(), class_names.size());
-  return std::make_unique<FileDataset>(root, std::move(items), std::move(class_names), std::move(summary), options);
+      fmt::format("{}: a list of {} pictures, {} classes", path.string(), pictures.size(), class_names.size());
+  return std::make_unique<FileDataset>(root, std::move(pictures), std::move(class_names), std::move(summary), options);
 }
 
 }  // namespace dino

@@ -6,6 +6,7 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <set>
 #include <thread>
 #include <utility>
@@ -184,6 +185,20 @@ struct Loader::State {
     }
   }
 
+  void note_broken(const BrokenImage& image) {
+    const std::lock_guard lock(mutex);
+    if (!broken_indices.insert(image.index).second) return;
+    ++broken.count;
+    if (broken.entries.size() < BrokenImages::kMaxEntries) broken.entries.push_back(image);
+    if (options.on_broken) options.on_broken(image);
+    if (static_cast<double>(broken.count) <= options.max_broken_share * static_cast<double>(source.size())) return;
+    throw TooManyBroken(
+        "loader", fmt::format("too many broken pictures; got {} of {}, expected at most {:g} % (max_broken_share); the "
+                              "first is {}: {}; try mending or removing them, or a larger max_broken_share",
+                              broken.count, source.size(), 100 * options.max_broken_share, broken.entries.front().name,
+                              broken.entries.front().reason));
+  }
+
   /// Decodes the picture that is asked for or, where that is broken, the next good one; returns its number.
   std::int64_t decode(std::int64_t wanted, Image& image) {
     const std::int64_t tries = std::min(source.size(), kMaxBrokenInARow);
@@ -201,12 +216,11 @@ struct Loader::State {
       } catch (const Error& failure) {
         if (!options.replace_broken) throw;
         reason = failure.what();
+      } catch (const std::bad_alloc&) {
+        if (!options.replace_broken) throw;
+        reason = "there is no memory for it";
       }
-      const std::lock_guard lock(mutex);
-      if (broken_indices.insert(index).second) {
-        ++broken.count;
-        if (broken.entries.size() < BrokenImages::kMaxEntries) broken.entries.push_back({source.name(index), reason});
-      }
+      note_broken({index, source.name(index), reason});
     }
     const BrokenImages found = [&] {
       const std::lock_guard lock(mutex);
@@ -265,6 +279,8 @@ Loader::Loader(const ImageSource& source, const SamplerOptions& sampler, ViewSet
     require(crops >= 1 && size_px >= 1, "loader", "a group of crops needs views and a size; got {} and {}", crops,
             size_px);
   }
+  require(options.max_broken_share >= 0 && options.max_broken_share <= 1, "loader",
+          "max_broken_share must be from 0 to 1; got {}", options.max_broken_share);
   require(options.threads >= 0 && options.prefetch_batches >= 1, "loader",
           "threads must not be negative and prefetch at least 1; got {} and {}", options.threads,
           options.prefetch_batches);

@@ -3,6 +3,7 @@
 #include "data/crop_plan.h"
 #include "data/image_source.h"
 #include "data/sampler.h"
+#include "kernels/common/error.h"
 
 #include <cstdint>
 #include <functional>
@@ -55,23 +56,35 @@ struct Batch {
   ConstArray crops(std::size_t group) const;
 };
 
+/// A picture that could not be decoded: damaged, changed or removed meanwhile, or larger than the memory.
+struct BrokenImage {
+  std::int64_t index = 0;
+  std::string name, reason;
+};
+
+struct BrokenImages {
+  std::int64_t count = 0;            // different pictures found broken so far
+  std::vector<BrokenImage> entries;  // the first of them, at most kMaxEntries
+  static constexpr std::size_t kMaxEntries = 100;
+};
+
+/// So many pictures are broken that what is left is not the data set that was meant.
+class TooManyBroken : public Error {
+ public:
+  using Error::Error;
+};
+
 struct LoaderOptions {
   int threads = 0;                    // 0: one per processor
   int prefetch_batches = 4;           // batches that are complete or in work ahead of the consumer
   std::int64_t epoch = 0, batch = 0;  // the first to deliver
   std::int64_t end_epoch = -1;        // no batch of this epoch or after; -1: goes on for ever
   bool replace_broken = true;         // else a broken picture is an Error
+  double max_broken_share = 1;        // more broken ones among all pictures are a TooManyBroken
+  /// Called for each picture when it is first found broken, by several threads, one at a time.
+  std::function<void(const BrokenImage&)> on_broken = {};
   /// device: batches hold decoded pictures, three bytes a pixel of their full size.
   AugmentOn augment = AugmentOn::host;
-};
-
-struct BrokenImages {
-  struct Entry {
-    std::string name, reason;
-  };
-  std::int64_t count = 0;      // different pictures found broken so far
-  std::vector<Entry> entries;  // the first of them, at most kMaxEntries
-  static constexpr std::size_t kMaxEntries = 100;
 };
 
 /// Decodes pictures and makes their crops on threads of its own, ahead of the consumer, and delivers batches in the

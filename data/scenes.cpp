@@ -68,11 +68,13 @@ std::vector<Image> load_photographs(const fs::path& folder, int size_px) {
   std::error_code ignored;
   if (fs::is_directory(folder, ignored)) {
     std::vector<std::byte> bytes;
-    for (const std::string& picture : scan_folder(folder).pictures) {
+    const PathList pictures = scan_folder(folder).pictures;
+    for (std::int64_t i = 0; i < pictures.size(); ++i) {
+      const fs::path picture = folder / pictures[i];
       // Drawings and gradients, the other wallpapers, come as PNG.
-      read_picture_file(folder / picture, bytes);
+      read_picture_file(picture, bytes);
       if (detect_image_format(bytes) != ImageFormat::jpeg) continue;
-      decode_image(bytes, (folder / picture).string(), {.min_side_px = 4 * size_px}, photographs.emplace_back());
+      decode_image(bytes, picture.string(), {.min_side_px = 4 * size_px}, photographs.emplace_back());
     }
   }
   require(!photographs.empty(), "scenes",

@@ -38,7 +38,8 @@ void for_each_line(const fs::path& path, Visit&& visit) {
 int parse_side(const std::string& word, const fs::path& path, std::int64_t line) {
   int value = -1;
   const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
-  require(error == std::errc() && end == word.data() + word.size() && value >= 0, "data",
+  constexpr int kMaxSide_px = 1 << 24;
+  require(error == std::errc() && end == word.data() + word.size() && value >= 0 && value < kMaxSide_px, "data",
           "{} line {}: got \"{}\", expected a pixel", path.string(), line, word);
   return value;
 }
@@ -50,7 +51,7 @@ Box parse_box(const std::vector<std::string>& words, std::size_t first, const fs
 }
 
 struct Items {
-  std::vector<FileDataset::Item> items;
+  PathList items;
   std::vector<Box> boxes;
 };
 
@@ -70,8 +71,10 @@ Items read_train(const fs::path& root, const std::vector<std::string>& wnids) {
         boxes[words[0]] = parse_box(words, 1, boxes_path, line);
       });
     }
-    for (const std::string& picture : scan_folder(folder).pictures) {
-      result.items.push_back({"train/" + wnid + "/" + picture, static_cast<std::int32_t>(label)});
+    const PathList pictures = scan_folder(folder).pictures;
+    for (std::int64_t i = 0; i < pictures.size(); ++i) {
+      const std::string picture = pictures[i];
+      result.items.add("train/" + wnid + "/" + picture, static_cast<std::int32_t>(label));
       const auto box = boxes.find(fs::path(picture).filename().string());
       result.boxes.push_back(box == boxes.end() ? Box{} : box->second);
     }
@@ -90,7 +93,7 @@ Items read_val(const fs::path& root, const std::vector<std::string>& wnids) {
     std::error_code ignored;
     require(fs::is_regular_file(root / "val" / "images" / words[0], ignored), "data",
             "{} line {}: there is no file images/{}", path.string(), line, words[0]);
-    result.items.push_back({"val/images/" + words[0], static_cast<std::int32_t>(found - wnids.begin())});
+    result.items.add("val/images/" + words[0], static_cast<std::int32_t>(found - wnids.begin()));
     result.boxes.push_back(parse_box(words, 2, path, line));
   });
   return result;
@@ -123,8 +126,8 @@ std::unique_ptr<Dataset> open_tiny_imagenet(const fs::path& path, const DatasetO
   } else {
     require(fs::is_directory(path / "test", ignored), "data", "{} has no split \"test\"; found train and val",
             path.string());
-    for (const std::string& picture : scan_folder(path / "test").pictures)
-      found.items.push_back({"test/" + picture, -1});
+    const PathList pictures = scan_folder(path / "test").pictures;
+    for (std::int64_t i = 0; i < pictures.size(); ++i) found.items.add("test/" + pictures[i]);
   }
   require(!found.items.empty(), "data", "no pictures in the {} split of {}; unpack the archive again", options.split,
           path.string());

@@ -133,7 +133,7 @@ std::string weights_fingerprint(Context& context, const ParameterStore& store, N
 
 std::string describe_broken(const FeatureTable& table) {
   if (table.broken.count == 0) return {};
-  const BrokenImages::Entry& first = table.broken.entries.front();
+  const BrokenImage& first = table.broken.entries.front();
   return fmt::format("left out {} of {} images that could not be read, the first: {}", table.broken.count,
                      table.rows() + table.broken.count, first.reason);
 }

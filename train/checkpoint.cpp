@@ -25,10 +25,10 @@ constexpr std::array<NamedFlat, 4> kFlats = {{{"student.", &ParameterStore::stud
                                               {"optimizer.second_moment.", &ParameterStore::second_moment}}};
 
 /// Keys that say where and how fast a run goes, or how long, but not what it computes.
-constexpr std::array<std::string_view, 17> kChangeable = {
-    "init",          "epochs",     "data_path", "output_dir",      "saveckp_freq", "save_minutes",
-    "num_workers",   "augment",    "threads",   "device",          "knn_every",    "knn_train_path",
-    "knn_test_path", "knn_images", "knn_k",     "knn_temperature", "precision"};
+constexpr std::array<std::string_view, 18> kChangeable = {
+    "init",           "epochs",        "data_path",        "output_dir", "saveckp_freq",    "save_minutes",
+    "num_workers",    "augment",       "max_broken_share", "threads",    "device",          "knn_every",
+    "knn_train_path", "knn_test_path", "knn_images",       "knn_k",      "knn_temperature", "precision"};
 
 template <typename Number>
 Number number_of(const SafetensorsFile& file, const std::string& key) {

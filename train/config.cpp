@@ -2,6 +2,7 @@
 
 #include "engine/device_choice.h"
 #include "engine/files.h"
+#include "engine/text.h"
 #include "kernels/common/error.h"
 #include "train/config_table.h"
 
@@ -21,6 +22,8 @@ template <typename... Functions>
 struct Overloaded : Functions... {
   using Functions::operator()...;
 };
+template <typename... Functions>
+Overloaded(Functions...) -> Overloaded<Functions...>;  // which clang 14 does not deduce by itself
 
 const ConfigField* find_field(std::string_view name) {
   const auto table = config_table();
@@ -273,7 +276,14 @@ TrainConfig parse_config(std::string_view text, std::string_view name) {
 }
 
 TrainConfig read_config(const std::filesystem::path& path) {
-  require(!std::filesystem::is_directory(path), "config", "{} is a folder; expected a TOML file", path.string());
+  std::error_code none;
+  require(!std::filesystem::is_directory(path, none), "config", "{} is a folder; expected a TOML file", path.string());
+  require(!std::filesystem::is_character_file(path, none) && !std::filesystem::is_block_file(path, none), "config",
+          "{} is a device; expected a TOML file", path.string());
+  constexpr std::uintmax_t kMaxBytes = 1 << 20;
+  const std::uintmax_t size_bytes = std::filesystem::file_size(path, none);
+  require(none || size_bytes <= kMaxBytes, "config",
+          "{} is too large; got {} bytes, expected a TOML file of at most {}", path.string(), size_bytes, kMaxBytes);
   return parse_config(read_text_file(path), path.string());
 }
 
@@ -304,6 +314,12 @@ void override_config(TrainConfig& config, std::string_view key, std::string_view
 void check_config(const TrainConfig& c) {
   const auto check = [](bool holds, const std::string& message) { require(holds, "config", "{}", message); };
   DeviceChoice::parse(c.device);
+  for (const ConfigField& field : config_table()) {
+    const auto* member = std::get_if<std::string TrainConfig::*>(&field.member);
+    if (member == nullptr || is_utf8(c.**member)) continue;
+    fail("config", "{} is not UTF-8, as TOML must be; got {}; try a link to it with another name", field.name,
+         printable(c.**member));
+  }
   check(c.global_crops_size % c.patch_size == 0,
         fmt::format("global_crops_size must be a multiple of patch_size; got {} and {}", c.global_crops_size,
                     c.patch_size));

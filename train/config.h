@@ -78,6 +78,7 @@ struct TrainConfig {
   int seed = 0;
   int num_workers = 10;
   std::string augment = "auto";
+  double max_broken_share = 0.1;
   int threads = 0;
   std::string device = "auto";
 

@@ -82,6 +82,7 @@ const ConfigField kTable[] = {
   {kRun, "seed", &C::seed, at_least(0), "of weights, order, crops and drop path"},
   {kRun, "num_workers", &C::num_workers, between(0, 1024), "threads that decode and augment; 0 = one per core"},
   {kRun, "augment", &C::augment, one_of("auto|host|device"), "where crops are made, the same ones: by these threads (host), or where the networks are (device); auto = device on a GPU"},
+  {kRun, "max_broken_share", &C::max_broken_share, between(0, 1), "broken images are replaced by others and listed in broken_images.jsonl; the run stops when more than this share of all are"},
   {kRun, "threads", &C::threads, between(0, 4096), "threads that compute on the CPU; 0 = OMP_NUM_THREADS, else one per core"},
   {kRun, "device", &C::device, any(), "cpu, cuda, cuda:N, or auto = the first GPU where there are a driver and a card, else cpu"},
 

@@ -1,6 +1,7 @@
 #include "train/run_log.h"
 
 #include "engine/files.h"
+#include "models/json.h"
 
 #include <nlohmann/json.hpp>
 
@@ -35,7 +36,7 @@ void RunLog::report_change() {
 }
 
 void RunLog::append(const nlohmann::ordered_json& line) {
-  file_->append(line.dump() + '\n');
+  file_->append(json_text(line) + '\n');
   report_change();
 }
 

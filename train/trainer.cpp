@@ -1,7 +1,9 @@
 #include "train/trainer.h"
 
+#include "data/broken_image_list.h"
 #include "data/loader.h"
 #include "engine/progress.h"
+#include "engine/text.h"
 #include "train/initial_weights.h"
 #include "train/precision.h"
 #include "train/run_folder.h"
@@ -17,6 +19,11 @@
 namespace dino {
 namespace {
 
+/// Every rank finds its own.
+std::string broken_list_name(int rank) {
+  return rank == 0 ? "broken_images.jsonl" : fmt::format("broken_images_{}.jsonl", rank);
+}
+
 /// One run from its first (or next) step to its last.
 class Trainer {
  public:
@@ -28,6 +35,7 @@ class Trainer {
         evaluator_(evaluator),
         observers_(std::move(observers)),
         folder_(config, start),
+        broken_list_(folder_.file(broken_list_name(communicator.rank())), start == StartMode::resume),
         networks_(context, communicator, config, compute_type_for(config.precision, context.device())) {
     if (start == StartMode::resume) {
       position_ = folder_.resume(networks_, start_notes_);
@@ -49,12 +57,15 @@ class Trainer {
     require_position_fits();
     // A run that was stopped after the last batch of an epoch has yet to finish that epoch.
     const bool epoch_read = position_.batch == batches_per_epoch_;
-    loader_ = std::make_unique<Loader>(images, sampler, training_views(config),
-                                       LoaderOptions{.threads = config.num_workers,
-                                                     .epoch = position_.epoch + (epoch_read ? 1 : 0),
-                                                     .batch = epoch_read ? 0 : position_.batch,
-                                                     .end_epoch = config.epochs,
-                                                     .augment = augment_on(config, context.device())});
+    loader_ = std::make_unique<Loader>(
+        images, sampler, training_views(config),
+        LoaderOptions{.threads = config.num_workers,
+                      .epoch = position_.epoch + (epoch_read ? 1 : 0),
+                      .batch = epoch_read ? 0 : position_.batch,
+                      .end_epoch = config.epochs,
+                      .max_broken_share = config.max_broken_share,
+                      .on_broken = [this](const BrokenImage& image) { broken_list_.add(image); },
+                      .augment = augment_on(config, context.device())});
   }
 
   int run() {
@@ -78,7 +89,15 @@ class Trainer {
     }
     while (position_.epoch < config_.epochs) {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
-        run_step(progress);
+        const std::int64_t batch = position_.batch;
+        try {
+          run_step(progress);
+        } catch (const TooManyBroken&) {
+          finish_steps(progress);
+          position_.batch = batch;
+          if (writes()) save(kLastCheckpoint);  // the steps until here are good
+          throw;
+        }
         const Next next = decide();
         if (next == Next::step) continue;
         finish_steps(progress);
@@ -245,8 +264,9 @@ class Trainer {
     }
     const BrokenImages broken = loader_->broken();
     if (broken.count > broken_reported_) {
-      progress.message(fmt::format("{} broken pictures so far were replaced by others, such as {}: {}", broken.count,
-                                   broken.entries.back().name, broken.entries.back().reason));
+      progress.message(fmt::format("{} broken pictures so far were replaced by others and listed in {}, such as {}",
+                                   broken.count, broken_list_name(communicator_.rank()),
+                                   printable(broken.entries.back().reason)));
       broken_reported_ = broken.count;
     }
     for (const auto& observer : observers_) observer->epoch_done(pause(epoch, progress));
@@ -260,6 +280,7 @@ class Trainer {
   const Evaluator& evaluator_;
   RunObservers observers_;
   RunFolder folder_;
+  BrokenImageList broken_list_;
   StudentTeacher networks_;
   std::vector<std::string> start_notes_;  // about the weights that the run starts from
   TrainingPosition position_;

@@ -10,6 +10,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <set>
+#include <sstream>
+
 using namespace dino;
 using namespace dino::test;
 
@@ -122,10 +125,25 @@ TEST_CASE("Broken pictures are skipped and counted, and fail where there are no 
     check_refused(bench.attention({bench.path("mixed/class0/" + name), "--output", bench.path("pictures")}), name);
   }
 
-  const Outcome trained = bench.train({"--data_path", bench.path("mixed"), "--output_dir", bench.path("mixed_run")});
+  const Outcome trained = bench.train(
+      {"--data_path", bench.path("mixed"), "--output_dir", bench.path("mixed_run"), "--max_broken_share", "0.5"});
   INFO(trained.errors);
   CHECK(trained.status == 0);
   CHECK(contains(trained.errors, "6 broken pictures so far were replaced"));
+  std::stringstream list(read_text_file(bench.path("mixed_run/broken_images.jsonl")));
+  std::set<std::string> listed;
+  for (std::string line; std::getline(list, line);) listed.insert(nlohmann::json::parse(line).at("name"));
+  CHECK(listed.size() == 6);
+  for (const auto& [name, content] : broken) CHECK(listed.contains(bench.path("mixed/class0/" + name)));
+
+  // The default allows a tenth. What was learned until then is kept, and goes on when more is allowed.
+  const Outcome stopped = bench.train({"--data_path", bench.path("mixed"), "--output_dir", bench.path("stopped_run")});
+  CHECK(stopped.status == 1);
+  CHECK(contains(stopped.errors, "\ndino_cuda: [loader] too many broken pictures; got 2 of 16, expected at most 10 %"));
+  const Outcome resumed = bench.train({"--data_path", bench.path("mixed"), "--output_dir", bench.path("stopped_run"),
+                                       "--max_broken_share", "1", "--resume"});
+  INFO(resumed.errors);
+  CHECK(resumed.status == 0);
 
   const Outcome measured = bench.knn(bench.weights(), bench.path("mixed"));
   INFO(measured.errors);

@@ -200,7 +200,8 @@ TEST_CASE("broken pictures are replaced by the next good one, counted and named"
   CHECK(broken.count == 3);
   REQUIRE(broken.entries.size() == 3);
   std::set<std::string> names;
-  for (const auto& [name, reason] : broken.entries) {
+  for (const auto& [index, name, reason] : broken.entries) {
+    CHECK(name == source.name(index));
     names.insert(name);
     CHECK(reason.find("is broken") != std::string::npos);
   }
