@@ -2,6 +2,7 @@
 #include "data/decode.h"
 
 #include "data/decode_jpeg.h"
+#include "data/large_picture.h"
 #include "kernels/common/error.h"
 
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <string>
 
 #include <stb_image.h>
+#include <zlib.h>
 
 namespace dino {
 namespace {
@@ -150,6 +152,42 @@ void require_size(std::string_view name, std::int64_t height, std::int64_t width
           name, width, height, max_pixels);
 }
 
+/// Inflates the pixels of a PNG without keeping them, and refuses more than `limit_bytes`: stb would take them all.
+void require_png_bytes(std::span<const std::byte> bytes, std::string_view name, std::int64_t limit_bytes) {
+  z_stream stream{};
+  // Apple's variant begins with a chunk of its own, and has no header before the compressed data.
+  const bool apple = starts_with(bytes, "CgBI", 12);
+  require(inflateInit2(&stream, apple ? -MAX_WBITS : MAX_WBITS) == Z_OK, "decode", "{}: no memory to inflate it", name);
+  const std::unique_ptr<z_stream, decltype(&inflateEnd)> end(&stream, &inflateEnd);
+  std::vector<std::byte> inflated(std::size_t{64} << 10);
+  std::int64_t count = 0;
+  int status = Z_OK;
+  constexpr std::size_t kSignature = 8;
+  constexpr std::size_t kChunkFrame = 12;  // length, type, checksum
+  for (std::size_t at = kSignature; status == Z_OK && bytes.size() >= at + kChunkFrame;) {
+    const auto length = static_cast<std::size_t>(u32_big_endian_at(bytes, at));
+    const std::span<const std::byte> content = bytes.subspan(at + 8).first(std::min(length, bytes.size() - at - 8));
+    if (starts_with(bytes, "IDAT", at + 4)) {
+      stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(content.data()));  // not written to
+      stream.avail_in = static_cast<uInt>(content.size());
+      do {
+        stream.next_out = reinterpret_cast<Bytef*>(inflated.data());
+        stream.avail_out = static_cast<uInt>(inflated.size());
+        status = inflate(&stream, Z_NO_FLUSH);
+        count += static_cast<std::int64_t>(inflated.size() - stream.avail_out);
+        require(count <= limit_bytes, "decode", "{}: broken PNG: it holds more than its {} bytes of pixels", name,
+                limit_bytes);
+      } while (status == Z_OK && (stream.avail_in != 0 || stream.avail_out == 0));
+      if (status == Z_BUF_ERROR) status = Z_OK;  // the next chunk goes on
+    }
+    at += kChunkFrame + length;
+  }
+  // stb reads on where zlib gives up, except for what is wrong about the checksum, which comes last.
+  require(status == Z_OK || status == Z_STREAM_END ||
+              (stream.msg != nullptr && std::string_view(stream.msg) == "incorrect data check"),
+          "decode", "{}: broken PNG: {}", name, stream.msg != nullptr ? stream.msg : "its pixels cannot be inflated");
+}
+
 /// Pixels with `channels` (3 or 4) bytes each.
 StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view name, ImageFormat format,
                           const DecodeOptions& options, int channels) {
@@ -167,6 +205,21 @@ StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view nam
   }
   // The height of a BMP stored from the top is negative.
   require_size(name, std::abs(std::int64_t{result.height}), result.width, options.max_pixels);
+  if (format == ImageFormat::pnm) {
+    // stb would read beyond its memory when it changes the number of channels.
+    Reader depth{bytes};
+    require(stbi_is_16_bit_from_callbacks(&kCallbacks, &depth) == 0, "decode",
+            "{}: a PNM of 16 bits a channel cannot be read; try one of 8 bits", name);
+  }
+  // Whatever the file is, deflate makes at most this of it.
+  constexpr std::int64_t kBestRatio = 1032;
+  constexpr std::int64_t kHarmlessBytes = std::int64_t{512} << 20;
+  if (format == ImageFormat::png && static_cast<std::int64_t>(bytes.size()) * kBestRatio > kHarmlessBytes) {
+    // At most 4 channels of 16 bits, and a byte for each row, of which interlacing makes seven pictures' worth.
+    const std::int64_t row_bytes = std::int64_t{result.width} * 8 + 1;
+    require_png_bytes(bytes, name, (row_bytes + 16) * (result.height + 16));
+  }
+  const auto large = lock_if_large(std::abs(std::int64_t{result.height}) * result.width);
   Reader reader{bytes};
   result.pixels.reset(
       stbi_load_from_callbacks(&kCallbacks, &reader, &result.width, &result.height, &stored_channels, channels));

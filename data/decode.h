@@ -27,9 +27,9 @@ enum class ImageFormat { unknown, jpeg, png, gif, bmp, tga, pnm };
 ImageFormat detect_image_format(std::span<const std::byte> bytes);
 
 /// Decodes JPEG (baseline, progressive, grey, CMYK, YCCK), PNG (8 and 16 bit, palette), GIF (first frame), BMP, TGA or
-/// PNM into 8-bit RGB. Alpha is dropped, grey is repeated, 16 bit keep their upper byte, CMYK is read as Adobe writes
-/// it (inverted) - all as Pillow does. `name` is what messages call the picture. Throws Error for anything that is not
-/// a whole, sound picture: empty, another kind of file, cut short, corrupt, too large. Safe to call from several
+/// PNM (8 bit) into 8-bit RGB. Alpha is dropped, grey is repeated, 16 bit keep their upper byte, CMYK is read as Adobe
+/// writes it (inverted) - all as Pillow does. `name` is what messages call the picture. Throws Error for anything that
+/// is not a whole, sound picture: empty, another kind of file, cut short, corrupt, too large. Safe to call from several
 /// threads.
 void decode_image(std::span<const std::byte> bytes, std::string_view name, const DecodeOptions& options, Image& image);
 

@@ -3,6 +3,7 @@
 // as Error from there.
 #include "data/decode_jpeg.h"
 
+#include "data/large_picture.h"
 #include "kernels/common/error.h"
 
 #include <algorithm>
@@ -17,8 +18,10 @@
 namespace dino {
 namespace {
 
-/// A progressive file may repeat scans without end; sound ones have about ten.
+/// A progressive file may repeat scans without end, each of some bytes and as long in decoding as the picture; sound
+/// ones have about ten. Small pictures may have more than large ones.
 constexpr int kMaxScans = 500;
+constexpr std::int64_t kMaxScannedPixels = std::int64_t{1} << 32;
 
 class JpegDecoder {
  public:
@@ -45,8 +48,10 @@ class JpegDecoder {
     };
     progress_.progress_monitor = [](j_common_ptr info) {
       JpegDecoder* decoder = self(info);
-      if (decoder->info_.input_scan_number > kMaxScans) {
-        std::snprintf(decoder->message_, sizeof(decoder->message_), "more than %d scans", kMaxScans);
+      const std::int64_t scans = decoder->info_.input_scan_number;
+      const std::int64_t pixels = std::int64_t{decoder->stored_height()} * decoder->stored_width();
+      if (scans > kMaxScans || scans * pixels > kMaxScannedPixels) {
+        std::snprintf(decoder->message_, sizeof(decoder->message_), "it has too many scans");
         decoder->jump();
       }
     };
@@ -181,6 +186,7 @@ void decode_jpeg(std::span<const std::byte> bytes, std::string_view name, const 
   require(std::int64_t{stored_height} * stored_width <= options.max_pixels, "decode",
           "{}: picture too large; got {}×{} pixels, expected at most {} in all", name, stored_width, stored_height,
           options.max_pixels);
+  const auto large = lock_if_large(std::int64_t{stored_height} * stored_width);
   decoder.start(scale_denominator(stored_height, stored_width, options.min_side_px));
   image.resize(decoder.height(), decoder.width());
   const std::size_t stride_bytes = static_cast<std::size_t>(image.width) * 3;

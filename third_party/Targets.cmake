@@ -7,7 +7,7 @@ target_compile_definitions(dino_options INTERFACE
   "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_AVX3_DL|(1LL<<6)|(1LL<<5)|(1LL<<4))"
   $<$<CONFIG:Debug>:_GLIBCXX_ASSERTIONS>)
 if(DINO_SANITIZE)
-  target_compile_options(dino_options INTERFACE -fsanitize=${DINO_SANITIZE} -fno-omit-frame-pointer -g)
+  target_compile_options(dino_options INTERFACE -fsanitize=${DINO_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(dino_options INTERFACE -fsanitize=${DINO_SANITIZE})
 endif()
 
@@ -16,7 +16,7 @@ set(DINO_LIBRARY_ORDER kernels engine models data train evaluate visualize)
 set(DINO_LIBRARY_DEPENDENCIES_kernels OpenMP::OpenMP_CXX DNNL::dnnl hwy fmt::fmt)
 set(DINO_LIBRARY_DEPENDENCIES_engine dino_kernels Threads::Threads)
 set(DINO_LIBRARY_DEPENDENCIES_models dino_engine nlohmann_json::nlohmann_json PkgConfig::libzip)
-set(DINO_LIBRARY_DEPENDENCIES_data dino_models JPEG::JPEG PkgConfig::stb PkgConfig::libarchive
+set(DINO_LIBRARY_DEPENDENCIES_data dino_models JPEG::JPEG ZLIB::ZLIB PkgConfig::stb PkgConfig::libarchive
   PkgConfig::libmd)
 set(DINO_LIBRARY_DEPENDENCIES_train dino_data tomlplusplus::tomlplusplus)
 set(DINO_LIBRARY_DEPENDENCIES_evaluate dino_train)

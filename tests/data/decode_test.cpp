@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <thread>
 
+#include <zlib.h>
+
 using namespace dino;
 using namespace dino::test;
 
@@ -319,4 +321,59 @@ TEST_CASE("golden photograph: both files decode to nearly the same picture") {
   double sum = 0;
   for (std::size_t i = 0; i < png.rgb.size(); ++i) sum += std::abs(int{png.rgb[i]} - int{jpeg.rgb[i]});
   CHECK(sum / static_cast<double>(png.rgb.size()) <= 6.0);
+}
+
+TEST_CASE("a PNG whose pixels are more than its header says is refused before they take memory") {
+  // 640 kB that inflate to 640 MB for one pixel.
+  std::vector<std::uint8_t> zeros(1 << 20);
+  z_stream stream{};
+  REQUIRE(deflateInit(&stream, 9) == Z_OK);
+  std::string deflated;
+  std::vector<char> block(1 << 16);
+  for (int i = 0; i <= 640; ++i) {
+    stream.next_in = zeros.data();
+    stream.avail_in = static_cast<uInt>(zeros.size());
+    do {
+      stream.next_out = reinterpret_cast<Bytef*>(block.data());
+      stream.avail_out = static_cast<uInt>(block.size());
+      REQUIRE(deflate(&stream, i == 640 ? Z_FINISH : Z_NO_FLUSH) >= 0);
+      deflated.append(block.data(), block.size() - stream.avail_out);
+    } while (stream.avail_out == 0);
+  }
+  deflateEnd(&stream);
+  const std::vector<std::byte> png = handmade_png(1, 1, 8, 0, std::string(2, '\0'));
+  const std::string sound(reinterpret_cast<const char*>(png.data()), png.size());
+  // With these bytes as its pixels, in chunks of at most this size, and behind another chunk.
+  const auto with_pixels = [&](const std::string& bytes, std::size_t chunk_bytes, const std::string& first = "") {
+    const auto chunk = [](const std::string& type, const std::string& content) {
+      std::string length(4, '\0');
+      for (std::size_t i = 0; i < 4; ++i) length[i] = static_cast<char>(content.size() >> (8 * (3 - i)));
+      return length + type + content + std::string(4, '\0');  // nobody looks at the checksum
+    };
+    std::string file = sound.substr(0, 8);
+    if (!first.empty()) file += chunk(first, "abcd");
+    file += sound.substr(8, sound.find("IDAT") - 4 - 8);
+    for (std::size_t at = 0; at < bytes.size(); at += chunk_bytes) file += chunk("IDAT", bytes.substr(at, chunk_bytes));
+    return file + sound.substr(sound.size() - 12);
+  };
+  CHECK(contains(decode_error(as_bytes(with_pixels(deflated, deflated.size()))), "holds more than its"));
+  CHECK(contains(decode_error(as_bytes(with_pixels(deflated, 50000))), "holds more than its"));
+  // Apple's variant has no zlib header.
+  CHECK(contains(decode_error(as_bytes(with_pixels(deflated.substr(2), 50000, "CgBI"))), "holds more than its"));
+  // As large a file with noise in it is a sound one.
+  Image noise;
+  noise.resize(600, 600);
+  std::uint32_t state = 1;
+  for (std::uint8_t& value : noise.rgb)
+    value = static_cast<std::uint8_t>((state = state * 1664525u + 1013904223u) >> 24);
+  const std::vector<std::byte> large = encode_png(noise.rgb, noise.height, noise.width, 3);
+  REQUIRE(large.size() > 600000);
+  CHECK(decoded(large).rgb == noise.rgb);
+  CHECK(contains(decode_error(std::span(large).first(large.size() / 2)), "PNG"));
+}
+
+TEST_CASE("PNM of 16 bits is refused: stb_image reads beyond its memory") {
+  CHECK(contains(decode_error(as_bytes("P6\n2 1\n65535\nabcdefghijkl")), "16 bits a channel"));
+  CHECK(contains(decode_error(as_bytes("P5 2 1 256 abcd")), "16 bits a channel"));
+  CHECK(pixels(decoded(as_bytes("P5 2 1 255\nab"))) == std::vector<int>{97, 97, 97, 98, 98, 98});
 }
