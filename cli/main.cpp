@@ -47,7 +47,7 @@ void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>&
 std::string one_line(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   std::replace(text.begin(), text.end(), '\n', ' ');  // of CLI11 and toml++
-  return printable(text);
+  return dino::printable(text);
 }
 
 int run_program(int argc, char** argv) {
