@@ -196,7 +196,7 @@ TEST_CASE("out of memory says how much was asked for, in use and left") {
   const Run run;
   const std::int64_t needed = needed_bytes(plan_json({run.config(), "--no_speed"}));
   int said = 0;
-  Outcome outcome{.status = 1};
+  Outcome outcome{.status = 1, .output = {}, .errors = {}};
   for (std::int64_t limit = needed / 2; limit <= 4 * needed && said < 3; limit += 96 * kMiB) {
     outcome = run.train({"--ignore_memory"}, {.address_bytes = limit});
     if (outcome.status == 0) break;
