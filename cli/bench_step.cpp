@@ -89,6 +89,7 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
     for (int i = 0; i < config.accumulation; ++i) networks.run_micro_batch(crops, values);
     networks.update(values);
     const StepResult done = networks.wait();
+    require(!done.not_finite, "bench", "{} is not finite in step {}", done.not_finite.value_or(""), step);
     const Usage after = Usage::now();
     const auto end = std::chrono::steady_clock::now();
     if (step < options.warmup) continue;

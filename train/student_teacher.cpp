@@ -4,6 +4,8 @@
 #include "kernels/column_sum/column_sum.h"
 #include "kernels/dino_loss/dino_loss.h"
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -83,6 +85,7 @@ StudentTeacher::StudentTeacher(Context& context, Communicator& communicator, con
       packer_(context, config.patch_size),
       center_(context.zeros({config.out_dim}, DType::float32)),
       update_counts_(layout_.infos().size(), 0),
+      known_skips_(layout_.infos().size(), 0),
       graphs_(context),
       timed_(context.device() == Device::cpu),
       teacher_sum_(context.zeros({config.out_dim}, DType::float32)),
@@ -91,6 +94,12 @@ StudentTeacher::StudentTeacher(Context& context, Communicator& communicator, con
   segments_ = context.empty({per_parameter[0] * std::int64_t{sizeof(OptimizerSegment)}}, DType::uint8);
   norms_ = context.zeros(per_parameter, DType::float32);
   non_finite_ = context.zeros({1}, DType::int32);
+  skipped_ = context.zeros(per_parameter, DType::int32);
+  center_norm_ = context.zeros({1}, DType::float32);
+  center_flag_ = context.zeros({1}, DType::int32);
+  center_segment_ = context.empty({std::int64_t{sizeof(OptimizerSegment)}}, DType::uint8);
+  const OptimizerSegment whole_center{.size = center_.size(), .active = false};
+  context.stream().copy_from_host(center_segment_.data(), &whole_center, sizeof whole_center);
   if (optimizer_kind(config.optimizer) == OptimizerKind::lars) {
     parameter_norms_ = context.zeros(per_parameter, DType::float32);
     update_norms_ = context.zeros(per_parameter, DType::float32);
@@ -121,7 +130,7 @@ void StudentTeacher::upload_segments(const StepValues& values) {
     const ParameterInfo& info = layout_.infos()[i];
     host_segments_.push_back({.offset = info.offset,
                               .size = info.size(),
-                              .step = update_counts_[i] + 1,
+                              .step = update_counts_[i] + known_skips_[i] + 1,
                               .learning_rate = values.lr,
                               .weight_decay = values.weight_decay,
                               .teacher_momentum = values.teacher_momentum,
@@ -133,9 +142,17 @@ void StudentTeacher::upload_segments(const StepValues& values) {
   context_.stream().copy_from_host(segments_.data(), host_segments_.data(), segments_.size_bytes());
 }
 
-void StudentTeacher::count_updates(const StepValues& values, int sign) {
+void StudentTeacher::count_update(const StepValues& values) {
   for (std::size_t i = 0; i < layout_.infos().size(); ++i) {
-    if (is_active(layout_.infos()[i], values)) update_counts_[i] += sign;
+    if (is_active(layout_.infos()[i], values)) ++update_counts_[i];
+  }
+}
+
+void StudentTeacher::count_skip(const StepValues& values) {
+  for (std::size_t i = 0; i < layout_.infos().size(); ++i) {
+    if (!is_active(layout_.infos()[i], values)) continue;
+    --update_counts_[i];
+    ++known_skips_[i];
   }
 }
 
@@ -230,6 +247,7 @@ void StudentTeacher::update_weights() {
   reduce_over_ranks();
   const OptimizerKind kind = optimizer_kind(config_.optimizer);
   const bool is_lars = kind == OptimizerKind::lars;
+  context_.stream().zero(non_finite_.data(), non_finite_.size_bytes());
   const std::span segments(reinterpret_cast<const OptimizerSegment*>(segments_.data()), layout_.infos().size());
   dino::gradient_norms({.segments = segments,
                         .gradient = store_.gradient.array(),
@@ -241,7 +259,7 @@ void StudentTeacher::update_weights() {
                         .update_norms = update_norms_.array(),
                         .clip = config_.clip_grad},
                        context_.stream());
-  // From here on a gradient or loss that is not finite stops everything, in this step and the following ones.
+  // From here on a gradient or loss that is not finite keeps this step from changing anything.
   optimizer_step({.segments = segments,
                   .kind = kind,
                   .clip = config_.clip_grad,
@@ -250,6 +268,7 @@ void StudentTeacher::update_weights() {
                   .parameter_norms = parameter_norms_.array(),
                   .update_norms = update_norms_.array(),
                   .non_finite = non_finite_.array(),
+                  .skipped = skipped_.array(),
                   .student = store_.student.array(),
                   .first_moment = store_.first_moment.array(),
                   .second_moment = kind == OptimizerKind::adamw ? store_.second_moment.array() : Array(),
@@ -259,6 +278,11 @@ void StudentTeacher::update_weights() {
                  context_.stream());
   update_center(context_.stream(), center_, teacher_sum_, teacher_rows_ * communicator_.size(), config_.center_momentum,
                 non_finite_);
+  dino::gradient_norms({.segments = {reinterpret_cast<const OptimizerSegment*>(center_segment_.data()), 1},
+                        .gradient = center_.array(),
+                        .norms = center_norm_.array(),
+                        .non_finite = center_flag_.array()},
+                       context_.stream());
 }
 
 void StudentTeacher::update(const StepValues& values) {
@@ -269,18 +293,18 @@ void StudentTeacher::update(const StepValues& values) {
   PhaseClock clock(context_.stream(), timed_);
   upload_segments(values);
   run({1, static_cast<std::uint64_t>(teacher_rows_)}, [&] { update_weights(); });
-  count_updates(values, +1);
+  count_update(values);
 
   if (spare_copies_.empty()) {
-    spare_copies_.push_back(
-        context_.stream().make_host_copy(totals_.size_bytes() + non_finite_.size_bytes() + norms_.size_bytes()));
+    spare_copies_.push_back(context_.stream().make_host_copy(totals_.size_bytes() + non_finite_.size_bytes() +
+                                                             norms_.size_bytes() + center_norm_.size_bytes()));
   }
   pending_.push_back({.copy = std::move(spare_copies_.back()),
                       .values = values,
                       .parts = std::int64_t{micro_batches_} * communicator_.size(),
                       .phases = {}});
   spare_copies_.pop_back();
-  pending_.back().copy->start({bytes_of(totals_), bytes_of(non_finite_), bytes_of(norms_)});
+  pending_.back().copy->start({bytes_of(totals_), bytes_of(non_finite_), bytes_of(norms_), bytes_of(center_norm_)});
   clock.add_to(phases_.update_ms);
   pending_.back().phases = std::exchange(phases_, {});
   micro_batches_ = 0;
@@ -300,13 +324,18 @@ StepResult StudentTeacher::wait() {
 
 StepResult StudentTeacher::finish(Pending step) {
   const std::byte* bytes = step.copy->wait();
-  float totals[3];
+  const auto take = [&bytes](void* to, std::size_t size_bytes) {
+    std::memcpy(to, bytes, size_bytes);
+    bytes += size_bytes;
+  };
+  std::array<float, 3> totals{};
   std::int32_t non_finite = 0;
   std::vector<float> norms(layout_.infos().size());
-  std::memcpy(totals, bytes, sizeof totals);
-  std::memcpy(&non_finite, bytes + sizeof totals, sizeof non_finite);
-  std::memcpy(norms.data(), bytes + sizeof totals + sizeof non_finite, norms.size() * sizeof(float));
-  if (non_finite != 0) fail_not_finite(step, std::isfinite(totals[0]));
+  float center_norm = 0;
+  take(totals.data(), sizeof totals);
+  take(&non_finite, sizeof non_finite);
+  take(norms.data(), norms.size() * sizeof(float));
+  take(&center_norm, sizeof center_norm);
   spare_copies_.push_back(std::move(step.copy));
 
   const auto parts = static_cast<double>(step.parts);
@@ -314,29 +343,45 @@ StepResult StudentTeacher::finish(Pending step) {
   for (std::size_t i = 0; i < norms.size(); ++i) {
     if (layout_.infos()[i].trainable) square += static_cast<double>(norms[i]) * norms[i];
   }
-  return {.step = step.values.step,
-          .loss = totals[0] / parts,
-          .teacher_entropy = totals[1] / parts,
-          .kl = totals[2] / parts,
-          .gradient_norm = std::sqrt(square),
-          .phases = step.phases};
+  StepResult result{.step = step.values.step,
+                    .loss = totals[0] / parts,
+                    .teacher_entropy = totals[1] / parts,
+                    .kl = totals[2] / parts,
+                    .gradient_norm = std::sqrt(square),
+                    .center_norm = center_norm,
+                    .not_finite = {},
+                    .phases = step.phases};
+  if (non_finite != 0) {
+    count_skip(step.values);
+    result.not_finite = name_not_finite(step.values, totals, norms);
+  }
+  return result;
 }
 
-void StudentTeacher::fail_not_finite(const Pending& step, bool loss_is_finite) {
-  // The steps behind this one have changed nothing either.
-  count_updates(step.values, -1);
-  for (const Pending& later : pending_) {
-    later.copy->wait();
-    count_updates(later.values, -1);
+std::string StudentTeacher::name_not_finite(const StepValues& values, std::span<const float> totals,
+                                            std::span<const float> norms) const {
+  if (!std::isfinite(totals[1])) return "the teacher's logits";
+  if (!std::isfinite(totals[0])) return "the student's logits";
+  for (std::size_t i = norms.size(); i-- > 0;) {
+    const ParameterInfo& info = layout_.infos()[i];
+    if (is_active(info, values) && !std::isfinite(norms[i])) return "the gradient of " + info.name;
   }
-  pending_.clear();
-  context_.stream().zero(non_finite_.data(), non_finite_.size_bytes());
-  micro_batches_ = 0;
-  phases_ = {};
-  fail("train",
-       "the {} is not finite at step {}; stopped before the weights changed; try a smaller lr, a smaller clip_grad, "
-       "or precision = \"fp32\"",
-       loss_is_finite ? "gradient" : "loss", step.values.step);
+  return "the loss";
+}
+
+std::optional<std::string> StudentTeacher::weights_not_finite() {
+  std::vector<float> host(static_cast<std::size_t>(store_.student.size()));
+  for (const auto& [whose, flat] :
+       {std::pair{"the teacher's ", &store_.teacher}, {"the student's ", &store_.student}}) {
+    context_.copy_to_host(*flat, Array(host.data(), flat->shape()));
+    for (const ParameterInfo& info : layout_.infos()) {
+      const auto values =
+          std::span(host).subspan(static_cast<std::size_t>(info.offset), static_cast<std::size_t>(info.size()));
+      if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+        return whose + info.name;
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace dino

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace dino {
@@ -54,6 +55,10 @@ struct StepResult {
   double teacher_entropy = 0;  // nats
   double kl = 0;               // nats
   double gradient_norm = 0;    // of all parameters together, before clipping
+  double center_norm = 0;      // of the center after the step
+  /// Where the loss or a gradient was not finite: what was first, in the order in which a step computes. Such a step
+  /// was skipped. Numbers above may then be NaN or infinite.
+  std::optional<std::string> not_finite;
   PhaseTimes phases;
 };
 
@@ -63,7 +68,9 @@ struct StepResult {
 ///   then clip, freeze, optimiser, teacher EMA, center.
 /// On a GPU the host only puts a step on the stream, mostly by replaying what it has recorded (GraphCache), and hears
 /// of its result some steps later. What differs from step to step is therefore read from the device's memory: the
-/// crops, the factors of drop path, the table of segments.
+/// crops, the factors of drop path, the table of segments. A step whose loss or gradient is not finite changes nothing:
+/// not the weights, teacher, moments, center or counts of updates. The device decides that by itself, so that the steps
+/// behind it, which may be on their way already, go on from the same state as if it had never been.
 class StudentTeacher {
  public:
   /// How many steps may be without result.
@@ -83,8 +90,7 @@ class StudentTeacher {
   /// Steps without result: at most kMaxPending when update() is called.
   std::size_t pending() const { return pending_.size(); }
   /// The result of the oldest of them, or none while the device has not got there, or where there is no such step; on
-  /// the CPU always that of the last update(). Throws Error when the loss or a gradient is not finite; weights, moments
-  /// and center are then, and stay, as they were before that step, and the steps after it are forgotten.
+  /// the CPU always that of the last update().
   std::optional<StepResult> poll();
   /// The same after waiting for the device. There must be such a step.
   StepResult wait();
@@ -100,10 +106,13 @@ class StudentTeacher {
   const ParameterLayout& layout() const { return layout_; }
   ParameterStore& store() { return store_; }
   Tensor& center() { return center_; }  // (K) fp32
-  /// Per parameter: how many updates it has had, which AdamW's bias correction needs.
+  /// Per parameter: how many updates it has had, which AdamW's bias correction needs. Right while no step is pending.
   std::vector<std::int64_t>& update_counts() { return update_counts_; }
   /// Per parameter: norm of the last step's gradient before clipping (0 for those that are not trained).
   const Tensor& gradient_norms() const { return norms_; }
+
+  /// Name of a weight of student or teacher that is not finite, or none. Waits for the device and copies all weights.
+  std::optional<std::string> weights_not_finite();
 
   /// Logits as a step computes them, for tests: (2·B, K) and (V·B, K).
   Tensor teacher_logits(const TrainingCrops& crops);
@@ -112,7 +121,7 @@ class StudentTeacher {
  private:
   /// A step on its way.
   struct Pending {
-    std::unique_ptr<HostCopy> copy;  // of totals_, non_finite_, norms_
+    std::unique_ptr<HostCopy> copy;  // of totals_, non_finite_, norms_, center_norm_
     StepValues values;
     std::int64_t parts = 0;  // that the totals are sums of
     PhaseTimes phases;
@@ -122,8 +131,9 @@ class StudentTeacher {
   void upload_drop_path(const TrainingCrops& crops, std::uint64_t step);
   void upload_segments(const StepValues& values);
   bool is_active(const ParameterInfo& info, const StepValues& values) const;
-  /// Adds `sign` to the counts of the parameters that a step updates.
-  void count_updates(const StepValues& values, int sign);
+  /// Counts a step as an update of the parameters that it has, or, later, takes it back as one that was skipped.
+  void count_update(const StepValues& values);
+  void count_skip(const StepValues& values);
 
   // What is recorded: nothing in these depends on more than their arguments, addresses and the configuration.
   Tensor forward_student(Tape& tape, const TrainingCrops& crops);
@@ -134,7 +144,10 @@ class StudentTeacher {
   void run(const std::vector<std::uint64_t>& key, const std::function<void()>& body);
 
   StepResult finish(Pending step);
-  [[noreturn]] void fail_not_finite(const Pending& step, bool loss_is_finite);
+  /// What was not finite first, from what a step computes: teacher, then student, then gradients from the last layer to
+  /// the first.
+  std::string name_not_finite(const StepValues& values, std::span<const float> totals,
+                              std::span<const float> norms) const;
 
   Context& context_;
   Communicator& communicator_;
@@ -145,10 +158,13 @@ class StudentTeacher {
   ParameterStore store_;
   CropPacker packer_;
   Tensor center_;
-  std::vector<std::int64_t> update_counts_;
+  std::vector<std::int64_t> update_counts_;      // of steps that were put on the device and are not known to be skipped
+  std::vector<std::int64_t> known_skips_;        // of those in skipped_, the ones taken out of update_counts_
   std::vector<OptimizerSegment> host_segments_;  // one per parameter, in the layout's order
   Tensor segments_;                              // their bytes on the device
   Tensor norms_, parameter_norms_, update_norms_, non_finite_;
+  Tensor skipped_;                                     // (parameters) int32, since the start of this process
+  Tensor center_segment_, center_norm_, center_flag_;  // the center's norm goes the way of a gradient's
   std::vector<float> host_drop_path_;
   Tensor drop_path_;  // (2·depth, S) fp32, or empty
   GraphCache graphs_;

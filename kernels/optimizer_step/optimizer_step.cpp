@@ -32,6 +32,7 @@ void check_optimizer_step(const OptimizerStep& args) {
     require_array(args.update_norms, DType::float32, per_segment, kWhere, "update_norms");
   }
   if (args.non_finite) require_array(args.non_finite, DType::int32, {1}, kWhere, "non_finite");
+  if (args.skipped) require_array(args.skipped, DType::int32, per_segment, kWhere, "skipped");
   if (args.student_working) require_array(args.student_working, DType::bfloat16, flat, kWhere, "student_working");
   if (args.teacher) require_array(args.teacher, DType::float32, flat, kWhere, "teacher");
   if (args.teacher_working) require_array(args.teacher_working, DType::bfloat16, flat, kWhere, "teacher_working");

@@ -14,7 +14,7 @@ enum class OptimizerKind : std::uint8_t { adamw, sgd, lars };
 struct OptimizerSegment {
   std::int64_t offset = 0;
   std::int64_t size = 0;
-  std::int64_t step = 0;  // AdamW: updates of this tensor, this one included; at least 1 where active
+  std::int64_t step = 0;  // AdamW: updates of this tensor, this one and skipped ones included; at least 1 where active
   double learning_rate = 0;
   double weight_decay = 0;          // used where `decayed`
   double teacher_momentum = 0.996;  // used where there is a teacher
@@ -24,8 +24,8 @@ struct OptimizerSegment {
 };
 
 /// norms[s] = ‖gradient of segment s‖₂, whether active or not, and what LARS needs besides. `non_finite` becomes 1 when
-/// the gradient of an active segment, or `losses`, holds NaN or infinity; else it stays as it is, so that it also stops
-/// the steps after a bad one, until the caller sets it to 0.
+/// the gradient of an active segment, or `losses`, holds NaN or infinity; else it stays as it is: the caller sets it to
+/// 0 before each step.
 /// Traffic: reads the gradient (LARS: and the student) once.
 /// Numerics: squares are summed in double; results do not depend on the number of threads.
 struct GradientNorms {
@@ -43,16 +43,18 @@ struct GradientNorms {
 DINO_OPERATION(gradient_norms, GradientNorms)
 
 /// A whole optimiser step in one pass over memory. Per segment, with c = min(1, clip / (norm + 1e-6)) (1 where clip is
-/// 0), g = c · gradient, λ the learning rate, w the weight decay (0 where not decayed), k the segment's step:
+/// 0), g = c · gradient, λ the learning rate, w the weight decay (0 where not decayed), k = step - skipped:
 ///   AdamW  p *= 1 - λ w;  m = β₁ m + (1 - β₁) g;  v = β₂ v + (1 - β₂) g²;
 ///          p -= λ / (1 - β₁ᵏ) · m / (sqrt(v) / sqrt(1 - β₂ᵏ) + eps)
 ///   SGD    g += w p;  m = momentum · m + g;  p -= λ m
 ///   LARS   where adapted: g += w p;  g *= eta ‖p‖ / ‖g‖ (1 where a norm is 0).  m = momentum · m + g;  p -= λ m
 /// then the student's working copy, the teacher t = teacher_momentum · t + (1 - teacher_momentum) p and its working
 /// copy. Inactive segments keep their student values and moments; their teacher follows as any other. Where
-/// `non_finite` is not 0, nothing is written at all. Traffic for AdamW with bf16 copies: 20 bytes read and 20 written
-/// per element. What differs from step to step comes from the device's memory, so that a recorded step can be replayed.
-/// Source: torch.optim.AdamW and SGD; official utils.py:132-141 (clip), 553-591 (LARS); main_dino.py:341-345 (teacher).
+/// `non_finite` is not 0, the step is skipped: `skipped` of every active segment goes up by 1 and nothing else is
+/// written. So the count of updates is right also where the host fills in `step` before it knows of the skip. Traffic
+/// for AdamW with bf16 copies: 20 bytes read and 20 written per element. What differs from step to step comes from the
+/// device's memory, so that a recorded step can be replayed. Source: torch.optim.AdamW and SGD; official
+/// utils.py:132-141 (clip), 553-591 (LARS); main_dino.py:341-345 (teacher).
 struct OptimizerStep {
   std::span<const OptimizerSegment> segments;  // (S), on the stream's device
   OptimizerKind kind = OptimizerKind::adamw;
@@ -68,6 +70,7 @@ struct OptimizerStep {
   ConstArray parameter_norms{};  // (S) float32, LARS only
   ConstArray update_norms{};     // (S) float32, LARS only
   ConstArray non_finite{};       // (1) int32, from gradient_norms; empty: as 0
+  Array skipped{};               // (S) int32, skipped steps that `step` counts, read and written; empty: as 0
   Array student{};               // float32
   Array first_moment{};          // float32: Adam's m, or the momentum buffer, which starts at zero
   Array second_moment{};         // float32, AdamW only

@@ -50,6 +50,11 @@ struct Factors {
   float root_correction, eps;         // AdamW; 1 / sqrt(1 - β₂ᵏ)
 };
 
+/// Updates of segment s, this one included.
+inline std::int64_t updates_of(const OptimizerStep& args, std::size_t s) {
+  return args.segments[s].step - (args.skipped ? args.skipped.as<std::int32_t>()[s] : 0);
+}
+
 inline Factors segment_factors(const OptimizerStep& args, std::size_t s) {
   const OptimizerSegment& segment = args.segments[s];
   const double weight_decay = segment.decayed ? segment.weight_decay : 0;
@@ -60,7 +65,7 @@ inline Factors segment_factors(const OptimizerStep& args, std::size_t s) {
   f.decay = static_cast<float>(weight_decay);
   f.adaption = 1.0F;
   if (args.kind == OptimizerKind::adamw) {
-    const auto step = static_cast<double>(segment.step);
+    const auto step = static_cast<double>(updates_of(args, s));
     f.rate = static_cast<float>(segment.learning_rate / (1 - std::pow(args.beta1, step)));
     f.decay = static_cast<float>(1 - segment.learning_rate * weight_decay);
     f.beta1 = static_cast<float>(args.beta1);
@@ -301,11 +306,17 @@ void gradient_norms(const GradientNorms& args, Stream& stream) {
 
 void optimizer_step(const OptimizerStep& args, Stream& stream) {
   check_optimizer_step(args);
-  for (const OptimizerSegment& segment : args.segments) {
-    require(args.kind != OptimizerKind::adamw || !segment.active || segment.step >= 1, "optimizer_step",
-            "AdamW counts steps from 1; got {} for the segment at {}", segment.step, segment.offset);
+  for (std::size_t s = 0; s < args.segments.size(); ++s) {
+    const OptimizerSegment& segment = args.segments[s];
+    require(args.kind != OptimizerKind::adamw || !segment.active || updates_of(args, s) >= 1, "optimizer_step",
+            "AdamW counts steps from 1; got {} for the segment at {}", updates_of(args, s), segment.offset);
   }
-  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) return;
+  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) {
+    for (std::size_t s = 0; args.skipped && s < args.segments.size(); ++s) {
+      if (args.segments[s].active) ++args.skipped.as<std::int32_t>()[s];
+    }
+    return;
+  }
   auto* first_piece = static_cast<std::int64_t*>(stream.scratch((args.segments.size() + 1) * sizeof(std::int64_t)));
   number_pieces(args.segments, args.student.size(), first_piece);
   HWY_DYNAMIC_DISPATCH(optimizer_step_all)(args, first_piece);

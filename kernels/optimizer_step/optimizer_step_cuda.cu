@@ -118,6 +118,7 @@ struct Step {
   double clip, beta1, beta2, eps, lars_eta;
   float momentum;
   const std::int32_t* non_finite;  // null: none
+  std::int32_t* skipped;           // null: none
   const float *gradient, *norms, *parameter_norms, *update_norms;
   float *student, *first_moment, *second_moment;
   BFloat16* student_working;  // null: none
@@ -146,7 +147,7 @@ __device__ Factors segment_factors(const Step& args, const OptimizerSegment& seg
   f.decay = static_cast<float>(weight_decay);
   f.adaption = 1.0F;
   if constexpr (kKind == OptimizerKind::adamw) {
-    const auto step = static_cast<double>(segment.step);
+    const auto step = static_cast<double>(segment.step - (args.skipped != nullptr ? args.skipped[s] : 0));
     f.rate = static_cast<float>(segment.learning_rate / (1 - pow(args.beta1, step)));
     f.decay = static_cast<float>(1 - segment.learning_rate * weight_decay);
     f.beta1 = static_cast<float>(args.beta1);
@@ -210,8 +211,12 @@ __device__ __forceinline__ void update(const Step& args, const Factors& f, bool 
 template <OptimizerKind kKind>
 __global__ void __launch_bounds__(kThreads) update_slices(const Step args) {
   const OptimizerSegment& segment = args.segments[blockIdx.y];
-  if (std::int64_t{blockIdx.x} * kChunk >= segment.size) return;  // the whole block, as in the next line
-  if (args.non_finite != nullptr && *args.non_finite != 0) return;
+  // The whole block returns, here and in the next line.
+  if (args.non_finite != nullptr && *args.non_finite != 0) {
+    if (args.skipped != nullptr && segment.active && blockIdx.x == 0 && threadIdx.x == 0) ++args.skipped[blockIdx.y];
+    return;
+  }
+  if (std::int64_t{blockIdx.x} * kChunk >= segment.size) return;
   auto& f = shared_memory<Factors>();
   const bool active = segment.active;
   if (threadIdx.x == 0) f = segment_factors<kKind>(args, segment, static_cast<int>(blockIdx.y));
@@ -265,6 +270,7 @@ void optimizer_step(const OptimizerStep& args, Stream& stream) {
                   .lars_eta = args.lars_eta,
                   .momentum = static_cast<float>(args.momentum),
                   .non_finite = args.non_finite.as<std::int32_t>(),
+                  .skipped = args.skipped.as<std::int32_t>(),
                   .gradient = args.gradient.as<float>(),
                   .norms = args.norms.as<float>(),
                   .parameter_norms = args.parameter_norms.as<float>(),

@@ -38,6 +38,7 @@ namespace {
 void update_segment(const OptimizerStep& args, std::size_t s) {
   const OptimizerSegment& segment = args.segments[s];
   const auto at = static_cast<std::int64_t>(s);
+  const auto updates = static_cast<double>(segment.step) - (args.skipped ? args.skipped.as<std::int32_t>()[s] : 0);
   const double factor = args.clip > 0 ? clip_factor(args.clip, load_double(args.norms, at)) : 1;
   const double decay = segment.decayed ? segment.weight_decay : 0;
   for (std::int64_t i = segment.offset; i < segment.offset + segment.size; ++i) {
@@ -48,8 +49,8 @@ void update_segment(const OptimizerStep& args, std::size_t s) {
       p *= 1 - segment.learning_rate * decay;
       m = args.beta1 * m + (1 - args.beta1) * g;
       const double v = args.beta2 * load_double(args.second_moment, i) + (1 - args.beta2) * g * g;
-      const double corrected_m = m / (1 - std::pow(args.beta1, static_cast<double>(segment.step)));
-      const double corrected_v = v / (1 - std::pow(args.beta2, static_cast<double>(segment.step)));
+      const double corrected_m = m / (1 - std::pow(args.beta1, updates));
+      const double corrected_v = v / (1 - std::pow(args.beta2, updates));
       p -= segment.learning_rate * corrected_m / (std::sqrt(corrected_v) + args.eps);
       store_double(args.second_moment, i, v);
     } else {
@@ -73,7 +74,12 @@ void update_segment(const OptimizerStep& args, std::size_t s) {
 }  // namespace
 
 void optimizer_step(const OptimizerStep& args) {
-  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) return;
+  if (args.non_finite && *args.non_finite.as<std::int32_t>() != 0) {
+    for (std::size_t s = 0; args.skipped && s < args.segments.size(); ++s) {
+      if (args.segments[s].active) ++args.skipped.as<std::int32_t>()[s];
+    }
+    return;
+  }
   for (std::size_t s = 0; s < args.segments.size(); ++s) {
     const OptimizerSegment& segment = args.segments[s];
     if (segment.active) update_segment(args, s);

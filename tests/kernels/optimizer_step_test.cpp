@@ -55,7 +55,11 @@ struct State {
         norms(type, {segments}),
         parameter_norms(type, {segments}),
         update_norms(type, {segments}),
-        non_finite(from_integers({0})) {}
+        non_finite(from_integers({0})),
+        skipped(from_integers(std::vector<std::int32_t>(static_cast<std::size_t>(segments), 0))) {
+    // The steps that the table counts are 3 or more where this is used.
+    for (std::int64_t s = 0; s < segments; s += 3) skipped.as<std::int32_t>()[s] = static_cast<std::int32_t>(1 + s % 2);
+  }
 
   GradientNorms norms_arguments(std::span<const OptimizerSegment> segments, double clip, bool lars) const {
     GradientNorms args{
@@ -76,6 +80,7 @@ struct State {
             .parameter_norms = parameter_norms,
             .update_norms = update_norms,
             .non_finite = non_finite,
+            .skipped = skipped,
             .student = student,
             .first_moment = first_moment,
             .second_moment = kind == OptimizerKind::adamw ? second_moment.array() : Array(),
@@ -85,7 +90,7 @@ struct State {
   }
 
   HostArray gradient, student, first_moment, second_moment, teacher, student_working, teacher_working;
-  HostArray norms, parameter_norms, update_norms, non_finite;
+  HostArray norms, parameter_norms, update_norms, non_finite, skipped;
 };
 
 }  // namespace
@@ -174,6 +179,20 @@ static void check_adamw(Stream& stream) {
   optimizer_step(args, stream);
   const double corrected_m = (0.9 * 0.05 - 0.1 * 0.25) / (1 - 0.81);
   const double corrected_v = (0.999 * 0.00025 + 0.001 * 0.0625) / (1 - 0.998001);
+  CHECK(std::abs(student.at(0) - (0.896 * 0.996 - 0.1 * corrected_m / std::sqrt(corrected_v))) <= 1e-6);
+
+  // The second update after three skipped steps, of which the table was not told, is the second update.
+  student.as<float>()[0] = 1;
+  m.as<float>()[0] = v.as<float>()[0] = 0;
+  const HostArray skipped = from_integers({0}), flag = from_integers({0});
+  args.skipped = skipped;
+  args.non_finite = flag;
+  for (segment.step = 1; segment.step <= 5; ++segment.step) {
+    *flag.as<std::int32_t>() = segment.step >= 2 && segment.step <= 4 ? 1 : 0;
+    gradient.set(0, segment.step == 1 ? 0.5 : -0.25);
+    optimizer_step(args, stream);
+  }
+  CHECK(*skipped.as<std::int32_t>() == 3);
   CHECK(std::abs(student.at(0) - (0.896 * 0.996 - 0.1 * corrected_m / std::sqrt(corrected_v))) <= 1e-6);
 }
 
@@ -296,6 +315,9 @@ static void check_left_alone(Stream& stream) {
     check_close(got.student_working, before.student_working, 0.0, "student's working copy");
     check_close(got.teacher, before.teacher, 0.0, "teacher");
     check_close(got.teacher_working, before.teacher_working, 0.0, "teacher's working copy");
+    for (std::size_t s = 0; s < segments.size(); ++s) {
+      CHECK(got.skipped.as<std::int32_t>()[s] == before.skipped.as<std::int32_t>()[s] + (segments[s].active ? 1 : 0));
+    }
   }
 }
 
@@ -324,7 +346,9 @@ TEST_CASE("optimizer_step refuses tables and arrays that disagree") {
   const auto stream = make_cpu_stream();
   const State state(DType::float32, 64, 2, 1);
   const auto try_step = [&](std::vector<OptimizerSegment> segments) {
-    optimizer_step(state.step_arguments(segments, OptimizerKind::adamw, 0), *stream);
+    OptimizerStep args = state.step_arguments(segments, OptimizerKind::adamw, 0);
+    args.skipped = {};
+    optimizer_step(args, *stream);
   };
   CHECK_THROWS_AS(try_step({{.offset = 0, .size = 20, .step = 1}, {.offset = 16, .size = 8, .step = 1}}), Error);
   CHECK_THROWS_AS(try_step({{.offset = 0, .size = 16, .step = 1}, {.offset = 60, .size = 8, .step = 1}}), Error);

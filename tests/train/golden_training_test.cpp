@@ -206,6 +206,7 @@ void check_run(Context& context) {
       const StepResult result = networks.wait();
       const double expected = load_double(recording.file["losses"], step);
       INFO("step " << step << ": loss " << result.loss << ", expected " << expected);
+      CHECK_FALSE(result.not_finite);
       CHECK(std::abs(result.loss - expected) <= 1e-5 * expected);
       CHECK(std::abs(result.loss - result.teacher_entropy - result.kl) <= 1e-5 * expected);
       check_close(to_host(context, networks.center()), recording.file[fmt::format("step{}.center", step)], 2e-4,

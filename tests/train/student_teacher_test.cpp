@@ -1,5 +1,5 @@
-// The step as the device sees it: results that come late, recordings, and what is left alone when something is not
-// finite.
+// The step as the device sees it: results that come late, recordings, and steps that are skipped because something is
+// not finite.
 #include "train/student_teacher.h"
 
 #include "tests/support/catch.h"
@@ -7,6 +7,7 @@
 #include "tests/support/every_context.h"
 #include "tests/support/tiny_training.h"
 
+#include <initializer_list>
 #include <limits>
 
 namespace dino {
@@ -74,7 +75,7 @@ void check_same(const State& got, const State& expected, const char* what) {
 }
 
 void check_spoilt(Context& context);
-TEST_CASE("A step that is not finite changes nothing, nor do those behind it", "[device]") {
+TEST_CASE("A step that is not finite is as if it had never been, also for those on their way behind it", "[device]") {
   every_context(check_spoilt);
 }
 void check_spoilt(Context& context) {
@@ -83,33 +84,137 @@ void check_spoilt(Context& context) {
   for (const DType type : {DType::float32, DType::bfloat16}) {
     StudentTeacher networks(context, communicator, config, type);
     StudentTeacher untroubled(context, communicator, config, type);
-    for (std::uint64_t step = 0; step < 4; ++step) {
-      for (StudentTeacher* each : {&networks, &untroubled}) {
-        put_step(context, *each, config, step);
-        CHECK(each->wait().step == step);
-      }
+    // Steps 1, 3 and 4 are spoilt: one while the last layer is frozen, which is no update of it, and two in a row.
+    std::vector<double> expected_losses;
+    for (const std::uint64_t step : {0, 2, 5, 6}) {
+      put_step(context, untroubled, config, step);
+      expected_losses.push_back(untroubled.wait().loss);
     }
-    const State before(context, networks);
-    check_same(before, State(context, untroubled), "the same steps");
+    std::vector<StepResult> results;
+    const auto take = [&] { results.push_back(networks.wait()); };
+    for (const std::uint64_t step : {0, 1, 2, 3}) put_step(context, networks, config, step, step == 1 || step == 3);
+    CHECK(networks.pending() == 4);
+    for (int i = 0; i < 3; ++i) take();
     put_step(context, networks, config, 4, /*spoilt=*/true);
     put_step(context, networks, config, 5);
-    CHECK(networks.pending() == 2);
-    const std::string error = error_of([&] { networks.wait(); });
-    INFO(error);
-    CHECK(error.starts_with("[train] the loss is not finite at step 4; stopped before the weights changed; try "));
-    CHECK(networks.pending() == 0);
-    CHECK_FALSE(networks.poll());
-    check_same(State(context, networks), before, "left alone");
-
-    // And it can go on.
-    for (StudentTeacher* each : {&networks, &untroubled}) {
-      put_step(context, *each, config, 4);
-      CHECK(std::isfinite(each->wait().loss));
+    take();
+    take();
+    // What was recorded is put on the stream while the host does not know of the skips yet, and after it does.
+    put_step(context, networks, config, 6);
+    take();
+    take();
+    REQUIRE(results.size() == 7);
+    std::vector<double> losses;
+    for (const StepResult& result : results) {
+      INFO("step " << result.step);
+      const bool spoilt = result.step == 1 || result.step == 3 || result.step == 4;
+      CHECK(result.not_finite.has_value() == spoilt);
+      if (spoilt) CHECK(result.not_finite == "the teacher's logits");
+      CHECK(std::isfinite(result.center_norm));
+      if (!spoilt) losses.push_back(result.loss);
     }
-    const State after(context, networks);
-    check_same(after, State(context, untroubled), "gone on");
-    CHECK(test::difference(after.arrays[0], before.arrays[0]).largest > 0);
+    CHECK(losses == expected_losses);
+    check_same(State(context, networks), State(context, untroubled), "state");
+    CHECK_FALSE(networks.poll());
+    CHECK_FALSE(networks.weights_not_finite());
+    const auto center = to_host(context, networks.center());
+    double square = 0;
+    for (std::int64_t i = 0; i < center.size(); ++i) square += center.at(i) * center.at(i);
+    CHECK(square > 0);
+    CHECK(std::abs(results.back().center_norm / std::sqrt(square) - 1) <= 1e-6);
   }
+}
+
+/// Puts `value` in the place of a parameter's first element, in the student or in the teacher.
+void poison(Context& context, StudentTeacher& networks, const std::string& name, bool teacher, double value) {
+  ParameterStore& store = networks.store();
+  Tensor window = store.window(teacher ? store.teacher : store.student, *networks.layout().find(name));
+  HostArray values = to_host(context, window);
+  values.set(0, value);
+  context.copy_from_host(values, window);
+  store.refresh_working_copies();
+}
+
+void check_named(Context& context);
+TEST_CASE("What was not finite first is named", "[device]") { every_context(check_named); }
+void check_named(Context& context) {
+  TrainConfig config = step_config();
+  config.drop_path_rate = 0;
+  SingleProcess communicator;
+  struct Poison {
+    const char* parameter;
+    bool teacher;
+    double value;
+    const char* expected;
+    const char* weight;  // that is named as not finite
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const Poison poisons[] = {{"backbone.blocks.1.attn.qkv.weight", true, nan, "the teacher's logits",
+                             "the teacher's backbone.blocks.1.attn.qkv.weight"},
+                            {"backbone.blocks.1.attn.qkv.weight", false, nan, "the student's logits",
+                             "the student's backbone.blocks.1.attn.qkv.weight"}};
+  for (const Poison& p : poisons) {
+    INFO(p.parameter << ", teacher " << p.teacher);
+    StudentTeacher networks(context, communicator, config, DType::float32);
+    poison(context, networks, p.parameter, p.teacher, p.value);
+    const State before(context, networks);
+    put_step(context, networks, config, 4);
+    const StepResult result = networks.wait();
+    INFO("got " << result.not_finite.value_or("nothing") << ", loss " << result.loss);
+    CHECK(result.not_finite == p.expected);
+    CHECK(networks.update_counts() == before.counts);
+    CHECK(networks.weights_not_finite() == p.weight);
+  }
+}
+
+/// Spoils elements of the gradient on its way over the ranks.
+class SpoiltGradient final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void all_reduce_sum(const Array& values, Stream&) override {
+    if (values.size() != gradient_size) return;
+    for (const std::int64_t at : elements) values.as<float>()[at] = value;
+  }
+  void barrier() override {}
+
+  std::int64_t gradient_size = 0;
+  std::vector<std::int64_t> elements;
+  float value = std::numeric_limits<float>::quiet_NaN();
+};
+
+TEST_CASE("Of gradients that are not finite, the one nearest to the loss is named") {
+  const TrainConfig config = step_config();
+  const auto context = make_cpu_context();
+  SpoiltGradient communicator;
+  StudentTeacher networks(*context, communicator, config, DType::float32);
+  communicator.gradient_size = networks.store().gradient.size();
+  const auto spoil = [&](std::initializer_list<const char*> names) {
+    communicator.elements.clear();
+    for (const char* name : names) {
+      const ParameterInfo& info = networks.layout()[*networks.layout().find(name)];
+      communicator.elements.push_back(info.offset + info.size() - 1);
+    }
+  };
+  const State before(*context, networks);
+  spoil({"backbone.pos_embed"});
+  put_step(*context, networks, config, 2);
+  CHECK(networks.wait().not_finite == "the gradient of backbone.pos_embed");
+  spoil({"backbone.cls_token", "backbone.blocks.1.mlp.fc1.weight", "backbone.blocks.0.norm1.weight"});
+  communicator.value = -std::numeric_limits<float>::infinity();
+  put_step(*context, networks, config, 3);
+  const StepResult result = networks.wait();
+  CHECK(result.not_finite == "the gradient of backbone.blocks.1.mlp.fc1.weight");
+  CHECK(std::isfinite(result.loss));
+  check_same(State(*context, networks), before, "left alone");
+  // A layer that is not trained in this step does not matter.
+  spoil({"head.last_layer.weight_v"});
+  put_step(*context, networks, config, 1);
+  CHECK_FALSE(networks.wait().not_finite);
+  spoil({});
+  put_step(*context, networks, config, 4);
+  CHECK_FALSE(networks.wait().not_finite);
+  CHECK_FALSE(networks.weights_not_finite());
 }
 
 void check_late(Context& context);
