@@ -4,6 +4,7 @@
 #include "cli/run_facts.h"
 #include "data/dataset.h"
 #include "engine/text.h"
+#include "evaluate/feature_monitor.h"
 #include "evaluate/knn_monitor.h"
 #include "kernels/common/error.h"
 #include "train/config.h"
@@ -51,7 +52,7 @@ int train_command(const Options& options) {
   }
   SingleProcess communicator;
   return train(*context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
-               make_knn_monitor(*context, config));
+               make_monitor(*context, config, *images));
 }
 
 }  // namespace

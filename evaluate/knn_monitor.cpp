@@ -2,6 +2,7 @@
 
 #include "data/dataset.h"
 #include "engine/progress.h"
+#include "evaluate/feature_spread.h"
 #include "evaluate/features.h"
 #include "evaluate/held_out.h"
 #include "evaluate/knn.h"
@@ -24,6 +25,7 @@ struct Monitor {
   struct Measured {
     KnnResult knn;
     std::int64_t broken = 0;  // pictures left out
+    FeatureSpread spread;     // of the pictures to compare with
   };
 
   std::int64_t pictures() const { return known->size() + asked->size(); }
@@ -45,7 +47,7 @@ struct Monitor {
     const FeatureTable queries = extract(*asked);
     return {evaluate_knn(context, context.from_host(bank.array()), bank.labels, context.from_host(queries.array()),
                          queries.labels, config.knn_k, config.knn_temperature),
-            bank.broken.count + queries.broken.count};
+            bank.broken.count + queries.broken.count, feature_spread(bank)};
   }
 };
 
@@ -114,18 +116,23 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
   const std::shared_ptr<Monitor> monitor = open_monitor(config);
   return [monitor, &context](StudentTeacher& networks) {
     Progress bar("k-NN", 2 * monitor->pictures());
-    const auto [student, student_broken] = monitor->evaluate(context, networks, Network::student, bar, 0);
-    const auto [teacher, teacher_broken] =
+    const Monitor::Measured of_student = monitor->evaluate(context, networks, Network::student, bar, 0);
+    const Monitor::Measured of_teacher =
         monitor->evaluate(context, networks, Network::teacher, bar, monitor->pictures());
+    const KnnResult &student = of_student.knn, &teacher = of_teacher.knn;
     Evaluation evaluation;
     evaluation.score = best_of(teacher).top1;
     evaluation.summary =
         fmt::format("k-NN top-1: teacher {:.2f}% (k = {}), student {:.2f}% (k = {})", best_of(teacher).top1,
                     best_of(teacher).k, best_of(student).top1, best_of(student).k);
     evaluation.summary += monitor->note;
-    if (teacher_broken > 0) evaluation.summary += fmt::format(", {} broken pictures left out", teacher_broken);
+    if (of_teacher.broken > 0) evaluation.summary += fmt::format(", {} broken pictures left out", of_teacher.broken);
+    evaluation.summary += ", " + describe(of_teacher.spread);
+    evaluation.features = of_teacher.spread;
     evaluation.numbers = std::make_shared<nlohmann::ordered_json>(
-        nlohmann::ordered_json{{"teacher", to_json(teacher)}, {"student", to_json(student)}});
+        nlohmann::ordered_json{{"teacher", to_json(teacher)},
+                               {"student", to_json(student)},
+                               {"features", to_json(of_teacher.spread, of_student.spread)}});
     return evaluation;
   };
 }

@@ -25,10 +25,12 @@ constexpr std::array<NamedFlat, 4> kFlats = {{{"student.", &ParameterStore::stud
                                               {"optimizer.second_moment.", &ParameterStore::second_moment}}};
 
 /// Keys that say where and how fast a run goes, or how long, but not what it computes.
-constexpr std::array<std::string_view, 18> kChangeable = {
-    "init",           "epochs",        "data_path",        "output_dir", "saveckp_freq",    "save_minutes",
-    "num_workers",    "augment",       "max_broken_share", "threads",    "device",          "knn_every",
-    "knn_train_path", "knn_test_path", "knn_images",       "knn_k",      "knn_temperature", "precision"};
+constexpr std::array<std::string_view, 21> kChangeable = {
+    "init",         "epochs",          "data_path",      "output_dir",        "saveckp_freq",
+    "save_minutes", "num_workers",     "augment",        "max_broken_share",  "threads",
+    "device",       "knn_every",       "knn_train_path", "knn_test_path",     "knn_images",
+    "knn_k",        "knn_temperature", "precision",      "max_skipped_steps", "rollbacks",
+    "health_images"};
 
 template <typename Number>
 Number number_of(const SafetensorsFile& file, const std::string& key) {
@@ -109,7 +111,10 @@ void write_checkpoint(const fs::path& path, StudentTeacher& networks, const Trai
                      {"epoch", std::to_string(position.epoch)},
                      {"batch", std::to_string(position.batch)},
                      {"step", std::to_string(position.step)},
-                     {"best_score", fmt::format("{}", position.best_score)}},
+                     {"best_score", fmt::format("{}", position.best_score)},
+                     {"rollbacks", std::to_string(position.rollbacks)},
+                     {"healthy", position.healthy ? "true" : "false"},
+                     {"health", position.health}},
                     {.checksum = true, .former = former});
 }
 
@@ -128,10 +133,17 @@ TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks,
     }
     check("center", DType::float32, networks.center().shape());
     check("optimizer.update_counts", DType::int64, Shape{static_cast<std::int64_t>(networks.layout().infos().size())});
-    const TrainingPosition found{.epoch = number_of<std::int64_t>(file, "epoch"),
-                                 .batch = number_of<std::int64_t>(file, "batch"),
-                                 .step = number_of<std::int64_t>(file, "step"),
-                                 .best_score = number_of<double>(file, "best_score")};
+    TrainingPosition found;
+    found.epoch = number_of<std::int64_t>(file, "epoch");
+    found.batch = number_of<std::int64_t>(file, "batch");
+    found.step = number_of<std::int64_t>(file, "step");
+    found.best_score = number_of<double>(file, "best_score");
+    // Checkpoints from before the watch over a run's health do without.
+    if (file.metadata().contains("health")) {
+      found.rollbacks = number_of<int>(file, "rollbacks");
+      found.healthy = file.metadata("healthy") == "true";
+      found.health = file.metadata("health");
+    }
     require(found.epoch >= 0 && found.batch >= 0 && found.step >= 0, "checkpoint",
             "its position is negative; got epoch {}, batch {}, step {}", found.epoch, found.batch, found.step);
     return found;

@@ -15,6 +15,9 @@ struct TrainingPosition {
   std::int64_t batch = 0;  // number of the next micro-batch within it
   std::int64_t step = 0;   // optimiser steps so far
   double best_score = -1;  // of the checkpoint `best`; negative: none yet
+  int rollbacks = 0;       // how often the run went back; each halves the learning rate
+  bool healthy = true;     // nothing was the matter: Health::sound()
+  std::string health;      // Health::state(); empty: that of a new run
 
   bool operator==(const TrainingPosition&) const = default;
 };
@@ -22,6 +25,8 @@ struct TrainingPosition {
 inline constexpr const char* kLastCheckpoint = "last.safetensors";
 inline constexpr const char* kPreviousCheckpoint = "previous.safetensors";  // what `last` was before
 inline constexpr const char* kBestCheckpoint = "best.safetensors";
+/// The newest of an epoch's end at which the run was healthy; kept where the run may go back to it.
+inline constexpr const char* kHealthyCheckpoint = "healthy.safetensors";
 
 /// The file is not a whole and unchanged checkpoint.
 class DamagedCheckpoint : public Error {

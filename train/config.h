@@ -82,6 +82,11 @@ struct TrainConfig {
   int threads = 0;
   std::string device = "auto";
 
+  // Health
+  int max_skipped_steps = 5;
+  int rollbacks = 0;
+  int health_images = 256;
+
   // k-NN during training
   int knn_every = 0;
   std::string knn_train_path;

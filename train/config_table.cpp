@@ -19,6 +19,7 @@ constexpr std::string_view kOptimisation = "Optimisation";
 constexpr std::string_view kCrops = "Crops";
 constexpr std::string_view kAugmentation = "Augmentation";
 constexpr std::string_view kRun = "Data, output and machine";
+constexpr std::string_view kHealth = "Health";
 constexpr std::string_view kKnn = "k-NN while training";
 
 const ConfigField kTable[] = {
@@ -85,6 +86,10 @@ const ConfigField kTable[] = {
   {kRun, "max_broken_share", &C::max_broken_share, between(0, 1), "broken images are replaced by others and listed in broken_images.jsonl; the run stops when more than this share of all are"},
   {kRun, "threads", &C::threads, between(0, 4096), "threads that compute on the CPU; 0 = OMP_NUM_THREADS, else one per core"},
   {kRun, "device", &C::device, any(), "cpu, cuda, cuda:N, or auto = the first GPU where there are a driver and a card, else cpu"},
+
+  {kHealth, "max_skipped_steps", &C::max_skipped_steps, between(0, 100), "steps of any 100 that may be skipped because a loss or gradient is not finite; one more ends the run"},
+  {kHealth, "rollbacks", &C::rollbacks, between(0, 1000), "how often a run that collapses or skips too much goes back to its last healthy epoch, each time with half the lr; 0 = never"},
+  {kHealth, "health_images", &C::health_images, at_least(0), "pictures whose features are watched after each epoch while knn_every = 0; 0 = none"},
 
   {kKnn, "knn_every", &C::knn_every, at_least(0), "classify by nearest neighbours before the first epoch, after every n-th and after the last; 0 = never"},
   {kKnn, "knn_train_path", &C::knn_train_path, any(), "labelled images to compare with; empty = those of data_path"},

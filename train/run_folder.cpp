@@ -93,6 +93,26 @@ bool RunFolder::save(const std::string& name, StudentTeacher& networks, const Tr
   return true;
 }
 
+TrainingPosition RunFolder::load(const std::string& name, StudentTeacher& networks) const {
+  require(std::filesystem::exists(file(name)), "train", "there is no {}", file(name).string());
+  return read_checkpoint(file(name), networks, config_);
+}
+
+bool RunFolder::keep(const std::string& name, const std::string& as) const {
+  // Beside it and renamed, so that there is a whole one at every instant.
+  const std::filesystem::path beside = file(as + ".part");
+  std::error_code failed;
+  std::filesystem::remove(beside, failed);
+  std::filesystem::create_hard_link(file(name), beside, failed);
+  if (failed) std::filesystem::copy_file(file(name), beside, failed);
+  if (!failed) std::filesystem::rename(beside, file(as), failed);
+  if (failed) report_(fmt::format("warning: {} is not kept as {}: {}", name, as, failed.message()));
+  const bool kept = !failed;
+  // Renaming one name of a file to another of its names does nothing.
+  std::filesystem::remove(beside, failed);
+  return kept;
+}
+
 bool RunFolder::save_is_due() const {
   const Seconds interval{60 * config_.save_minutes};
   const Seconds passed = Clock::now() - last_try_;

@@ -36,6 +36,12 @@ class RunFolder {
   /// Writes a checkpoint of this name in the place of an older one; the former `last` stays as `previous`. Returns
   /// false, and reports it, where the disk does not take it. Throws WriteError where there is no checkpoint at all yet.
   bool save(const std::string& name, StudentTeacher& networks, const TrainingPosition& position);
+  /// Puts the state of the checkpoint of this name into `networks`. Throws Error where there is none.
+  TrainingPosition load(const std::string& name, StudentTeacher& networks) const;
+  /// Keeps the checkpoint `name` under another name as well, in the place of an older one there; later ones named
+  /// `name` leave it alone. Costs no space where the file system has links, until then. Returns false, and reports it,
+  /// where the disk does not take it.
+  bool keep(const std::string& name, const std::string& as) const;
   /// Is it time to write `last`, as save_minutes have gone by or the disk did not take it some time ago?
   bool save_is_due() const;
   /// Before the run ends, with nothing changed in the networks since save(): tries for a minute to write what the disk

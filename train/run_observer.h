@@ -2,6 +2,7 @@
 
 #include "engine/progress.h"
 #include "train/checkpoint.h"
+#include "train/health.h"
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -23,8 +24,9 @@ struct StepReport {
 
 /// What an evaluation of the networks between epochs found.
 struct Evaluation {
-  double score = 0;  // higher is better: decides which checkpoint is `best`
+  double score = 0;  // higher is better: decides which checkpoint is `best`; negative: none
   std::string summary;
+  std::optional<FeatureSpread> features;            // the teacher's, for Health
   std::shared_ptr<nlohmann::ordered_json> numbers;  // goes to knn.jsonl
 };
 
@@ -42,6 +44,10 @@ class RunObserver {
   virtual ~RunObserver() = default;
   virtual void step_done(const StepReport&) {}
   virtual void evaluated(const PauseReport&, const Evaluation&) {}
+  /// After the step or evaluation in which it was found.
+  virtual void found(const Finding&) {}
+  /// The run went back to an earlier checkpoint, and goes on from this position once more.
+  virtual void rolled_back(const TrainingPosition&) {}
   /// After the evaluation and the checkpoint of the epoch, where there are any.
   virtual void epoch_done(const PauseReport&) {}
 };

@@ -7,36 +7,61 @@ namespace dino {
 // Evaluations go by epochs: the one after an epoch's last step is made again where its checkpoint was not written yet.
 RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig& config, const TrainingPosition& start,
                          const Report& report)
-    : student_temp_(config.student_temp),
-      log_(folder / "log.jsonl", "step", start.step, report),
-      knn_log_(folder / "knn.jsonl", "epoch", start.step == 0 ? -1 : start.epoch, report) {}
+    : folder_(folder), report_(report), student_temp_(config.student_temp) {
+  open(start.step, start.step == 0 ? -1 : start.epoch);
+}
+
+void RunRecorder::open(std::int64_t first_step, std::int64_t first_epoch) {
+  log_.emplace(folder_ / "log.jsonl", "step", first_step, report_);
+  knn_log_.emplace(folder_ / "knn.jsonl", "epoch", first_epoch, report_);
+  health_log_.emplace(folder_ / "health.jsonl", "step", first_step, report_);
+}
 
 bool RunRecorder::sync() {
-  const bool steps = log_.sync();
-  return knn_log_.sync() && steps;
+  bool synced = true;
+  for (RunLog* log : {&*log_, &*knn_log_, &*health_log_}) synced = log->sync() && synced;
+  return synced;
+}
+
+std::string RunRecorder::trouble() const {
+  for (const RunLog* log : {&*log_, &*knn_log_, &*health_log_}) {
+    if (!log->trouble().empty()) return log->trouble();
+  }
+  return {};
 }
 
 void RunRecorder::step_done(const StepReport& report) {
-  log_.append({{"step", report.position.step},
-               {"epoch", report.position.epoch},
-               {"loss", report.result.loss},
-               {"lr", report.values.lr},
-               {"wd", report.values.weight_decay},
-               {"momentum", report.values.teacher_momentum},
-               {"teacher_temp", report.values.teacher_temp},
-               {"student_temp", student_temp_},
-               {"grad_norm", report.result.gradient_norm},
-               {"entropy", report.result.teacher_entropy},
-               {"kl", report.result.kl},
-               {"images_per_second", report.images_per_second},
-               {"data_wait_share", report.data_wait_share}});
+  nlohmann::ordered_json line{{"step", report.position.step},
+                              {"epoch", report.position.epoch},
+                              {"loss", report.result.loss},
+                              {"lr", report.values.lr},
+                              {"wd", report.values.weight_decay},
+                              {"momentum", report.values.teacher_momentum},
+                              {"teacher_temp", report.values.teacher_temp},
+                              {"student_temp", student_temp_},
+                              {"grad_norm", report.result.gradient_norm},
+                              {"entropy", report.result.teacher_entropy},
+                              {"kl", report.result.kl},
+                              {"images_per_second", report.images_per_second},
+                              {"data_wait_share", report.data_wait_share},
+                              {"center_norm", report.result.center_norm}};
+  if (report.result.not_finite) line["skipped"] = *report.result.not_finite;
+  log_->append(line);
 }
 
 void RunRecorder::evaluated(const PauseReport& pause, const Evaluation& evaluation) {
   // The number of the step before.
   nlohmann::ordered_json line{{"step", pause.position.step - 1}, {"epoch", pause.epoch}};
   line.update(*evaluation.numbers);
-  knn_log_.append(line);
+  knn_log_->append(line);
+}
+
+void RunRecorder::found(const Finding& finding) { health_log_.append(finding.to_json()); }
+
+void RunRecorder::rolled_back(const TrainingPosition& position) {
+  sync();
+  // As a resumed run does, which knows of no later steps either.
+  open(position.step, position.epoch);
 }
 
 }  // namespace dino

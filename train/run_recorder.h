@@ -4,11 +4,17 @@
 #include "train/run_observer.h"
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace dino {
 
-/// Writes log.jsonl, a line per step, and knn.jsonl, a line per evaluation.
+/// Writes log.jsonl, a line per step, knn.jsonl, a line per evaluation, and health.jsonl, a line per finding. Each line
+/// is a JSON object, whose keys are only ever added to, at the end; docs/logs.md says what they mean:
+///   log.jsonl     step, epoch, loss, lr, wd, momentum, teacher_temp, student_temp, grad_norm, entropy, kl,
+///                 images_per_second, data_wait_share, center_norm, and skipped in steps that were
+///   knn.jsonl     step, epoch, and the numbers of the evaluation: teacher, student, features
+///   health.jsonl  step, epoch, kind, severity, state, message, advice, evidence
 class RunRecorder final : public RunObserver {
  public:
   /// Of a resumed run, keeps the lines of the steps and evaluations before `start`.
@@ -17,15 +23,22 @@ class RunRecorder final : public RunObserver {
 
   void step_done(const StepReport& report) override;
   void evaluated(const PauseReport& pause, const Evaluation& evaluation) override;
+  void found(const Finding& finding) override;
+  void rolled_back(const TrainingPosition& position) override;
 
   /// Puts all lines on the disk. Returns false where it does not take them.
   bool sync();
   /// Why lines wait in memory; empty where none do.
-  std::string trouble() const { return log_.trouble().empty() ? knn_log_.trouble() : log_.trouble(); }
+  std::string trouble() const;
 
  private:
+  /// Keeps the lines of steps before `first_step` and of evaluations after epochs before `first_epoch`.
+  void open(std::int64_t first_step, std::int64_t first_epoch);
+
+  std::filesystem::path folder_;
+  Report report_;
   double student_temp_;
-  RunLog log_, knn_log_;
+  std::optional<RunLog> log_, knn_log_, health_log_;
 };
 
 }  // namespace dino

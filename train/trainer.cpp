@@ -11,9 +11,12 @@
 #include "train/stop_signal.h"
 #include "train/training_data.h"
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <deque>
 #include <limits>
+#include <optional>
 #include <utility>
 
 namespace dino {
@@ -55,17 +58,21 @@ class Trainer {
     global_batch_ = std::int64_t{config.batch_size_per_gpu} * config.accumulation * communicator.size();
     schedules_ = make_schedules(config, steps_per_epoch_, global_batch_);
     require_position_fits();
-    // A run that was stopped after the last batch of an epoch has yet to finish that epoch.
-    const bool epoch_read = position_.batch == batches_per_epoch_;
-    loader_ = std::make_unique<Loader>(
-        images, sampler, training_views(config),
-        LoaderOptions{.threads = config.num_workers,
-                      .epoch = position_.epoch + (epoch_read ? 1 : 0),
-                      .batch = epoch_read ? 0 : position_.batch,
-                      .end_epoch = config.epochs,
-                      .max_broken_share = config.max_broken_share,
-                      .on_broken = [this](const BrokenImage& image) { broken_list_.add(image); },
-                      .augment = augment_on(config, context.device())});
+    health_ = std::make_unique<Health>(config, steps_per_epoch_);
+    open_loader_ = [this, &images, sampler] {
+      // A run that was stopped after the last batch of an epoch has yet to finish that epoch.
+      const bool epoch_read = position_.batch == batches_per_epoch_;
+      loader_ = std::make_unique<Loader>(
+          images, sampler, training_views(config_),
+          LoaderOptions{.threads = config_.num_workers,
+                        .epoch = position_.epoch + (epoch_read ? 1 : 0),
+                        .batch = epoch_read ? 0 : position_.batch,
+                        .end_epoch = config_.epochs,
+                        .max_broken_share = config_.max_broken_share,
+                        .on_broken = [this](const BrokenImage& image) { broken_list_.add(image); },
+                        .augment = augment_on(config_, context_.device())});
+    };
+    go_on();
   }
 
   int run() {
@@ -78,10 +85,13 @@ class Trainer {
       observers_.insert(observers_.begin(),
                         folder_.start(position_, [&](const std::string& line) { progress.message(line); }));
       // So that a run can be resumed from the first step on.
-      if (position_.step == 0) save(kLastCheckpoint);
+      if (position_.step == 0) save_last_and_healthy();
+      // Where the run before was not meant to go back.
+      const bool none_healthy = config_.rollbacks > 0 && !std::filesystem::exists(folder_.file(kHealthyCheckpoint));
+      if (none_healthy && position_.batch == 0 && position_.healthy) save(kHealthyCheckpoint);
     }
     try {
-      if (evaluator_ && config_.knn_every > 0 && position_.step == 0 && writes()) {
+      if (evaluator_ && position_.step == 0 && writes()) {
         evaluate("before training", -1, progress);
       }
     } catch (const Interrupted&) {
@@ -101,10 +111,12 @@ class Trainer {
         const Next next = decide();
         if (next == Next::step) continue;
         finish_steps(progress);
+        if (trouble_) settle(progress);
         if (writes()) save(kLastCheckpoint);
         if (next == Next::stop) return stopped(progress);
       }
       finish_steps(progress);
+      if (trouble_ && settle(progress)) continue;
       // What is left of the epoch makes no whole step.
       for (; position_.batch < batches_per_epoch_; ++position_.batch) loader_->next(batch_);
       try {
@@ -120,7 +132,25 @@ class Trainer {
  private:
   bool writes() const { return communicator_.rank() == 0; }
   /// Returns false where the disk does not take it.
-  bool save(const std::string& name) { return folder_.save(name, networks_, position_); }
+  bool save(const std::string& name) {
+    position_.healthy = health_->sound();
+    position_.health = health_->state();
+    return folder_.save(name, networks_, position_);
+  }
+
+  /// Takes up the position: what was seen before it, and the data after it.
+  void go_on() {
+    *health_ = Health(config_, steps_per_epoch_);
+    if (!position_.health.empty()) health_->restore(position_.health);
+    open_loader_();
+  }
+
+  /// Saves the state as `last`, and where it is healthy for roll-backs as well: only at the ends of epochs, where also
+  /// a run that was stopped and resumed comes by.
+  void save_last_and_healthy() {
+    if (save(kLastCheckpoint) && config_.rollbacks > 0 && position_.healthy)
+      folder_.keep(kLastCheckpoint, kHealthyCheckpoint);
+  }
 
   /// What comes after a step: the next one, that one after saving, or saving and the end.
   enum class Next { step, save, stop };
@@ -157,7 +187,7 @@ class Trainer {
 
   StepValues values() const {
     const auto step = static_cast<std::size_t>(position_.step);
-    return {.lr = schedules_.lr.at(step),
+    return {.lr = std::ldexp(schedules_.lr.at(step), -position_.rollbacks),
             .weight_decay = schedules_.weight_decay.at(step),
             .teacher_momentum = schedules_.momentum.at(step),
             .teacher_temp = schedules_.teacher_temp.at(static_cast<std::size_t>(position_.epoch)),
@@ -175,6 +205,10 @@ class Trainer {
   void run_step(Progress& progress) {
     if (sent_.empty()) mark_ = Clock::now();
     if (sent_.size() == StudentTeacher::kMaxPending) finish_step(networks_.wait(), progress);
+    if (trouble_ && position_.step >= trouble_->settled_before) {
+      finish_steps(progress);
+      if (settle(progress)) return;
+    }
     const StepValues now = values();
     double wait_ms = 0;
     for (int i = 0; i < config_.accumulation; ++i) {
@@ -209,12 +243,95 @@ class Trainer {
     if (writes()) {
       for (const auto& observer : observers_) observer->step_done(report);
     }
-    epoch_loss_ += result.loss;
-    ++epoch_steps_;
+    watch(report, progress);
+    if (!result.not_finite) {
+      epoch_loss_ += result.loss;
+      ++epoch_steps_;
+    }
     progress.update(
         step.position.step + 1,
         fmt::format("| epoch {} | loss {:.4f} | lr {:.2e} | {:.1f} images/s | data wait {:.0f}%", step.position.epoch,
                     result.loss, step.values.lr, report.images_per_second, 100 * report.data_wait_share));
+  }
+
+  void tell(const std::vector<Finding>& findings, Progress& progress) {
+    if (!writes()) return;
+    for (const Finding& finding : findings) {
+      progress.message(finding.to_string());
+      for (const auto& observer : observers_) observer->found(finding);
+    }
+  }
+
+  /// Looks at the numbers of a step, on every rank: they are the same everywhere.
+  void watch(const StepReport& report, Progress& progress) {
+    const StepResult& result = report.result;
+    const std::vector<Finding> findings = health_->step({.step = report.position.step,
+                                                         .epoch = report.position.epoch,
+                                                         .loss = result.loss,
+                                                         .teacher_entropy = result.teacher_entropy,
+                                                         .kl = result.kl,
+                                                         .gradient_norm = result.gradient_norm,
+                                                         .center_norm = result.center_norm,
+                                                         .not_finite = result.not_finite});
+    tell(findings, progress);
+    if (trouble_) return;
+    // On every device and rank the steps that may be on their way by now run before anything is done about it, so that
+    // all act between the same two.
+    const std::int64_t settled_before = report.position.step + std::int64_t{StudentTeacher::kMaxPending};
+    for (const Finding& finding : findings) {
+      if (finding.severity == Finding::Severity::severe && finding.state == Finding::State::begins)
+        trouble_ = {settled_before, false, finding.message};
+    }
+    if (result.not_finite && health_->recent_skips() > config_.max_skipped_steps) {
+      trouble_ = {settled_before, true,
+                  fmt::format("{} of the last {} steps were skipped, step {} too (not finite: {})",
+                              health_->recent_skips(), Health::kSkipWindow, report.position.step, *result.not_finite)};
+    }
+  }
+
+  /// Does what is to be done about trouble, between two steps: goes back to the last healthy checkpoint and returns
+  /// true, or leaves the run as it is, or ends it.
+  bool settle(Progress& progress) {
+    const Trouble trouble = *std::exchange(trouble_, std::nullopt);
+    if (position_.rollbacks < config_.rollbacks) {
+      roll_back(trouble.what, progress);
+      return true;
+    }
+    if (!trouble.ends_run) return false;
+    const auto weight = networks_.weights_not_finite();
+    fail("train",
+         "{}{}; {} is the last good checkpoint; try a smaller lr, longer warmup_epochs, a smaller clip_grad, a "
+         "lower warmup_teacher_temp, or precision = \"fp32\"",
+         trouble.what, weight ? fmt::format(", and {} itself is not finite", *weight) : "",
+         folder_.file(kLastCheckpoint).string());
+  }
+
+  void roll_back(const std::string& why, Progress& progress) {
+    const TrainingPosition before = position_;
+    position_ = folder_.load(kHealthyCheckpoint, networks_);
+    position_.best_score = before.best_score;  // that file stays as it is
+    position_.rollbacks = before.rollbacks + 1;
+    require_position_fits();
+    go_on();
+    epoch_loss_ = 0;
+    epoch_steps_ = 0;
+    if (!writes()) return;
+    save(kLastCheckpoint);
+    for (const auto& observer : observers_) observer->rolled_back(position_);
+    const double factor = std::ldexp(1.0, -position_.rollbacks);
+    Finding finding;
+    finding.kind = "rolled_back";
+    finding.severity = Finding::Severity::warning;
+    finding.step = position_.step - 1;
+    finding.epoch = position_.epoch;
+    finding.message = fmt::format(
+        "back from step {} to the healthy state before step {}, for the {}. of {} times, and on with {} times "
+        "the lr of the schedule; the reason: {}",
+        before.step, position_.step, position_.rollbacks, config_.rollbacks, factor, why);
+    finding.evidence = {{"from_step", static_cast<double>(before.step)},
+                        {"rollbacks", static_cast<double>(position_.rollbacks)},
+                        {"lr_factor", factor}};
+    tell({finding}, progress);
   }
 
   /// `epoch` is the one that has just ended, -1 before the first.
@@ -229,6 +346,7 @@ class Trainer {
     }
     progress.message(fmt::format("{}: {}", when, evaluation.summary));
     for (const auto& observer : observers_) observer->evaluated(pause(epoch, progress), evaluation);
+    if (evaluation.features) tell(health_->features(position_.step - 1, epoch, *evaluation.features), progress);
     if (epoch >= 0 && evaluation.score > position_.best_score) {
       const double before = std::exchange(position_.best_score, evaluation.score);
       if (!save(kBestCheckpoint)) position_.best_score = before;  // that of the file that stays
@@ -247,9 +365,9 @@ class Trainer {
     epoch_loss_ = 0;
     epoch_steps_ = 0;
     const bool last = epoch + 1 == config_.epochs;
-    const bool evaluated =
-        evaluator_ && config_.knn_every > 0 && ((epoch + 1) % config_.knn_every == 0 || last) && writes();
-    if (evaluated) {
+    const int every = std::max(1, config_.knn_every);  // without k-NN, the evaluator looks at features
+    const bool evaluated = evaluator_ && ((epoch + 1) % every == 0 || last) && writes();
+    if (evaluated && config_.knn_every > 0) {
       // Evaluations take long. A run that is stopped in one begins with it when it is resumed: after the last step.
       position_.batch = steps_per_epoch_ * config_.accumulation;
       save(kLastCheckpoint);
@@ -258,7 +376,7 @@ class Trainer {
     position_.batch = 0;
     if (evaluated) evaluate(fmt::format("epoch {}", epoch), epoch, progress);
     if (!writes()) return;
-    save(kLastCheckpoint);
+    save_last_and_healthy();
     if (config_.saveckp_freq > 0 && position_.epoch % config_.saveckp_freq == 0) {
       save(fmt::format("epoch_{:04}.safetensors", position_.epoch));
     }
@@ -271,6 +389,13 @@ class Trainer {
     }
     for (const auto& observer : observers_) observer->epoch_done(pause(epoch, progress));
   }
+
+  /// Something that the run is to go back for, or to end.
+  struct Trouble {
+    std::int64_t settled_before;  // this step
+    bool ends_run;                // where the run cannot go back
+    std::string what;
+  };
 
   using Clock = std::chrono::steady_clock;
 
@@ -288,6 +413,9 @@ class Trainer {
   std::int64_t steps_per_epoch_ = 0;
   std::int64_t global_batch_ = 0;
   Schedules schedules_;
+  std::unique_ptr<Health> health_;
+  std::optional<Trouble> trouble_;
+  std::function<void()> open_loader_;
   std::unique_ptr<Loader> loader_;
   Batch batch_;
   std::deque<Sent> sent_;

@@ -1,0 +1,294 @@
+// What a run does about steps that are not finite, and what it says about collapse: whole runs of tiny networks.
+#include "train/trainer.h"
+
+#include "engine/files.h"
+#include "models/safetensors.h"
+#include "tests/support/catch.h"
+#include "tests/support/errors.h"
+#include "tests/support/every_context.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_training.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <set>
+#include <sstream>
+
+namespace dino {
+namespace {
+
+using test::DrawnPictures;
+using test::error_of;
+using test::TemporaryFolder;
+using test::tiny_config;
+
+namespace fs = std::filesystem;
+
+/// Spoils the gradient in some of the steps, counted as this process runs them, and may do something in one.
+class Spoiler final : public Communicator {
+ public:
+  Spoiler(std::int64_t gradient_size, std::set<int> spoilt, int incident = -1, std::function<void()> happen = {})
+      : gradient_size_(gradient_size), spoilt_(std::move(spoilt)), incident_(incident), happen_(std::move(happen)) {}
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void all_reduce_sum(const Array& values, Stream&) override {
+    if (values.size() != gradient_size_) return;
+    if (spoilt_.contains(steps_)) values.as<float>()[16] = std::numeric_limits<float>::quiet_NaN();
+    if (steps_++ == incident_) happen_();
+  }
+  void barrier() override {}
+
+ private:
+  std::int64_t gradient_size_;
+  std::set<int> spoilt_;
+  int incident_, steps_ = 0;
+  std::function<void()> happen_;
+};
+
+std::int64_t gradient_size(const TrainConfig& config) {
+  const auto context = make_cpu_context();
+  SingleProcess alone;
+  return StudentTeacher(*context, alone, config, DType::float32).store().gradient.size();
+}
+
+int run(Spoiler spoiler, const TrainConfig& config, const ImageSource& images, StartMode start) {
+  const auto context = make_cpu_context();
+  return train(*context, spoiler, config, images, start);
+}
+
+std::vector<nlohmann::ordered_json> lines_of(const fs::path& file) {
+  std::vector<nlohmann::ordered_json> lines;
+  std::stringstream text(read_text_file(file));
+  for (std::string line; std::getline(text, line);) {
+    auto json = nlohmann::ordered_json::parse(line);
+    json.erase("images_per_second");
+    json.erase("data_wait_share");
+    lines.push_back(std::move(json));
+  }
+  return lines;
+}
+
+/// Kinds in the order of a run's findings, `KIND begins`.
+std::vector<std::string> findings_of(const fs::path& folder) {
+  std::vector<std::string> kinds;
+  for (const auto& line : lines_of(folder / "health.jsonl")) {
+    kinds.push_back(line.at("kind").get<std::string>() + " " + line.at("state").get<std::string>());
+  }
+  return kinds;
+}
+
+bool has(const std::vector<std::string>& all, const std::string& one) {
+  return std::find(all.begin(), all.end(), one) != all.end();
+}
+
+/// The same tensors bit for bit, the same position and the same watch.
+void check_same_checkpoint(const fs::path& got, const fs::path& expected) {
+  const SafetensorsFile a = SafetensorsFile::read(got), b = SafetensorsFile::read(expected);
+  REQUIRE(a.names() == b.names());
+  int compared = 0;
+  for (const std::string& name : a.names()) {
+    INFO(name);
+    REQUIRE(a[name].size_bytes() == b[name].size_bytes());
+    CHECK(std::memcmp(a[name].data(), b[name].data(), a[name].size_bytes()) == 0);
+    ++compared;
+  }
+  CHECK(compared > 100);
+  for (const char* key : {"epoch", "batch", "step", "best_score", "rollbacks", "healthy", "health"})
+    CHECK(a.metadata(key) == b.metadata(key));
+}
+
+TEST_CASE("A run that skipped steps, was stopped and resumed equals one that was not stopped") {
+  const DrawnPictures images(8);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();  // 4 steps an epoch
+  config.output_dir = (folder.path() / "whole").string();
+  const std::int64_t size = gradient_size(config);
+  REQUIRE(run({size, {1, 5, 6}}, config, images, StartMode::fresh) == 0);
+  const fs::path whole = config.output_dir;
+  const auto expected = lines_of(whole / "log.jsonl");
+  REQUIRE(expected.size() == 12);
+  for (std::size_t i = 0; i < 12; ++i) {
+    const bool spoilt = i == 1 || i == 5 || i == 6;
+    CHECK(expected[i].contains("skipped") == spoilt);
+    CHECK(expected[i].at("loss").is_number());  // only the gradient was spoilt
+    CHECK(expected[i].at("grad_norm").is_null() == spoilt);
+  }
+  CHECK(expected[1].at("skipped") == "the gradient of backbone.cls_token");
+  CHECK(findings_of(whole) ==
+        std::vector<std::string>{"skipped_step once", "skipped_step once", "not_finite begins", "skipped_step once"});
+  CHECK(lines_of(whole / "health.jsonl").front().at("step") == 1);
+  CHECK(SafetensorsFile::read(whole / kLastCheckpoint).metadata("healthy") == "false");
+  // Skipped steps are no updates.
+  const SafetensorsFile last = SafetensorsFile::read(whole / kLastCheckpoint);
+  CHECK(last["optimizer.update_counts"].as<std::int64_t>()[0] == 9);
+
+  for (const int stop : {0, 1, 5, 6, 7}) {
+    INFO("stopped in step " << stop);
+    config.output_dir = (folder.path() / std::to_string(stop)).string();
+    REQUIRE(run({size, {1, 5, 6}, stop, [] { std::raise(SIGTERM); }}, config, images, StartMode::fresh) ==
+            128 + SIGTERM);
+    std::set<int> rest;
+    for (const int step : {1, 5, 6}) {
+      if (step > stop) rest.insert(step - stop - 1);
+    }
+    REQUIRE(run({size, rest}, config, images, StartMode::resume) == 0);
+    check_same_checkpoint(fs::path(config.output_dir) / kLastCheckpoint, whole / kLastCheckpoint);
+    for (const char* name : {"log.jsonl", "health.jsonl"})
+      CHECK(lines_of(fs::path(config.output_dir) / name) == lines_of(whole / name));
+  }
+}
+
+TEST_CASE("A run that skips too many steps ends, and keeps the checkpoint from before") {
+  const DrawnPictures images(8);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.max_skipped_steps = 2;
+  config.output_dir = folder.path().string();
+  std::string checkpoint;
+  // Steps 4, 6 and 7 of the second epoch; step 2, of the first, counts as well: four steps later than the third skip
+  // would be step 10, but the epoch ends before.
+  const auto look = [&] { checkpoint = read_text_file(folder.path() / kLastCheckpoint); };
+  const std::string error = error_of([&] {
+    run({gradient_size(config), {2, 4, 6}, 7, look}, config, images, StartMode::fresh);
+  });
+  INFO(error);
+  CHECK(
+      error.starts_with("[train] 3 of the last 100 steps were skipped, step 6 too (not finite: the gradient of "
+                        "backbone.cls_token); " +
+                        (folder.path() / kLastCheckpoint).string() + " is the last good checkpoint; try a smaller lr"));
+  CHECK(error.find('\n') == std::string::npos);
+  CHECK(lines_of(folder.path() / "log.jsonl").size() == 8);
+  REQUIRE_FALSE(checkpoint.empty());
+  CHECK(read_text_file(folder.path() / kLastCheckpoint) == checkpoint);
+  // It goes on from there.
+  CHECK(run({gradient_size(config), {}}, config, images, StartMode::resume) == 0);
+  CHECK(lines_of(folder.path() / "log.jsonl").size() == 12);
+}
+
+TEST_CASE("A run goes back to its last healthy epoch, with half the learning rate") {
+  const DrawnPictures images(12);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();  // 6 steps an epoch
+  config.max_skipped_steps = 0;
+  config.rollbacks = 1;
+  config.output_dir = (folder.path() / "plain").string();
+  const std::int64_t size = gradient_size(config);
+  REQUIRE(run({size, {}}, config, images, StartMode::fresh) == 0);
+  const auto plain = lines_of(folder.path() / "plain" / "log.jsonl");
+  REQUIRE(plain.size() == 18);
+
+  // Step 7, the second of the second epoch, is spoilt the first time that it is run.
+  config.output_dir = (folder.path() / "whole").string();
+  REQUIRE(run({size, {7}}, config, images, StartMode::fresh) == 0);
+  const fs::path whole = config.output_dir;
+  const auto lines = lines_of(whole / "log.jsonl");
+  REQUIRE(lines.size() == 18);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    CHECK(lines[i].at("step") == i);
+    CHECK_FALSE(lines[i].contains("skipped"));
+    CHECK(lines[i].at("lr").get<double>() == (i < 6 ? 1 : 0.5) * plain[i].at("lr").get<double>());
+    if (i < 6) CHECK(lines[i] == plain[i]);
+  }
+  // The first step after it starts from the same weights.
+  CHECK(lines[6].at("loss") == plain[6].at("loss"));
+  CHECK(lines[9].at("loss") != plain[9].at("loss"));
+  const auto health = lines_of(whole / "health.jsonl");
+  REQUIRE(health.size() == 1);
+  CHECK(health[0].at("kind") == "rolled_back");
+  CHECK(health[0].at("step") == 5);
+  CHECK(health[0].at("evidence").at("from_step") == 11);  // four steps after step 7
+  CHECK(health[0].at("message").get<std::string>().find(
+            "step 7 too (not finite: the gradient of backbone.cls_token)") != std::string::npos);
+
+  // Steps as the process counts them: 0 to 5, 6 to 10, then 6 again as the 11th.
+  for (const int stop : {3, 7, 8, 10, 11, 17}) {
+    INFO("stopped in the " << stop << ". step");
+    config.output_dir = (folder.path() / std::to_string(stop)).string();
+    REQUIRE(run({size, {7}, stop, [] { std::raise(SIGTERM); }}, config, images, StartMode::fresh) == 128 + SIGTERM);
+    REQUIRE(run({size, stop < 7 ? std::set{7 - stop - 1} : std::set<int>{}}, config, images, StartMode::resume) == 0);
+    check_same_checkpoint(fs::path(config.output_dir) / kLastCheckpoint, whole / kLastCheckpoint);
+    CHECK(lines_of(fs::path(config.output_dir) / "log.jsonl") == lines);
+    // Where the run was stopped on the way to going back, it did so at once.
+    auto found = lines_of(fs::path(config.output_dir) / "health.jsonl");
+    REQUIRE(found.size() == 1);
+    CHECK(found[0].at("kind") == "rolled_back");
+  }
+
+  // Once, and not again.
+  config.output_dir = (folder.path() / "again").string();
+  const std::string error = error_of([&] { run({size, {7, 12}}, config, images, StartMode::fresh); });
+  CHECK(error.starts_with("[train] 1 of the last 100 steps were skipped, step 7 too"));
+}
+
+void check_overflow(Context& context);
+TEST_CASE("Devices whose results come late go back and end where the others do", "[device]") {
+  test::every_context(check_overflow);
+}
+void check_overflow(Context& context) {
+  const DrawnPictures images(12);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.optimizer = "sgd";
+  config.lr = 1e36;  // the first update that has a learning rate is the last that is finite
+  config.clip_grad = 0;
+  config.max_skipped_steps = 1;
+  config.rollbacks = 1;
+  config.output_dir = folder.path().string();
+  SingleProcess communicator;
+  const std::string error = error_of([&] { train(context, communicator, config, images, StartMode::fresh); });
+  INFO(error);
+  // Step 0 has no learning rate. Step 1 makes the weights far too large, steps 2 and 3 are skipped, and before step 7,
+  // or here at the end of the first epoch, the run goes back to its start; then once more.
+  CHECK(error.starts_with("[train] 2 of the last 100 steps were skipped, step 3 too (not finite: the "));
+  CHECK(error.find("'s logits)") != std::string::npos);
+  const auto lines = lines_of(folder.path() / "log.jsonl");
+  REQUIRE(lines.size() == 6);
+  for (std::size_t i = 0; i < 6; ++i) CHECK(lines[i].contains("skipped") == (i >= 2));
+  const auto found = findings_of(folder.path());
+  CHECK(std::count(found.begin(), found.end(), "rolled_back once") == 1);
+  CHECK(std::count(found.begin(), found.end(), "skipped_step once") == 4);  // those before are not of this run any more
+  CHECK(SafetensorsFile::read(folder.path() / kLastCheckpoint).metadata("rollbacks") == "1");
+}
+
+/// A run of 20 epochs of 8 steps on pictures that differ, and what the watch found in it.
+std::vector<std::string> findings_with(const std::function<void(TrainConfig&)>& set) {
+  const DrawnPictures images(64);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.epochs = 20;
+  config.batch_size_per_gpu = 8;
+  config.norm_last_layer = false;
+  config.lr = 0.1;
+  config.momentum_teacher = 0.98;
+  config.output_dir = folder.path().string();
+  set(config);
+  const auto context = make_cpu_context();
+  SingleProcess alone;
+  REQUIRE(train(*context, alone, config, images, StartMode::fresh) == 0);
+  const auto log = lines_of(folder.path() / "log.jsonl");
+  REQUIRE(log.size() == 160);
+  INFO("at the end: " << log.back().dump());
+  for (const auto& line : log) CHECK(line.at("center_norm").is_number());
+  return findings_of(folder.path());
+}
+
+TEST_CASE("Runs that are made to collapse are named, and a healthy one is not") {
+  CHECK(findings_with([](TrainConfig&) {}) == std::vector<std::string>{});
+  const auto hot = findings_with([](TrainConfig& c) { c.warmup_teacher_temp = c.teacher_temp = 1; });
+  CHECK(has(hot, "uniform_outputs begins"));
+  CHECK_FALSE(has(hot, "uniform_outputs ends"));
+  const auto not_centered = findings_with([](TrainConfig& c) { c.center_momentum = 1; });
+  CHECK(has(not_centered, "one_output begins"));
+  CHECK_FALSE(has(not_centered, "one_output ends"));
+  CHECK_FALSE(has(not_centered, "uniform_outputs begins"));
+  const auto cold = findings_with([](TrainConfig& c) { c.warmup_teacher_temp = c.teacher_temp = 0.001; });
+  CHECK(has(cold, "sharp_teacher begins"));
+}
+
+}  // namespace
+}  // namespace dino
