@@ -21,6 +21,11 @@ class ProtobufWriter {
     const auto bits = std::bit_cast<std::uint32_t>(value);
     for (int shift = 0; shift < 32; shift += 8) bytes_ += static_cast<char>((bits >> shift) & 0xff);
   }
+  void real(int field, double value) {
+    tag(field, 1);
+    const auto bits = std::bit_cast<std::uint64_t>(value);
+    for (int shift = 0; shift < 64; shift += 8) bytes_ += static_cast<char>((bits >> shift) & 0xff);
+  }
   void text(int field, std::string_view value) {
     begin_bytes(field, value.size());
     bytes_ += value;
