@@ -1,5 +1,6 @@
 #pragma once
 
+#include "data/loader.h"
 #include "engine/progress.h"
 #include "train/checkpoint.h"
 #include "train/health.h"
@@ -35,13 +36,16 @@ struct PauseReport {
   std::int64_t epoch = 0;     // the one that has just ended; -1 before the first
   TrainingPosition position;  // of the next step
   StudentTeacher& networks;
-  Progress& progress;  // for messages
+  Progress& progress;        // for messages
+  BrokenImages broken = {};  // so far, since the program was started
 };
 
 /// Follows a run. It is told what happens in the order of the steps, on rank 0 only. What it throws ends the run.
 class RunObserver {
  public:
   virtual ~RunObserver() = default;
+  /// Before the first step, of the run or since it was resumed, and after the evaluation of untrained networks.
+  virtual void started(const PauseReport&) {}
   virtual void step_done(const StepReport&) {}
   virtual void evaluated(const PauseReport&, const Evaluation&) {}
   /// After the step or evaluation in which it was found.

@@ -97,6 +97,9 @@ class Trainer {
     } catch (const Interrupted&) {
       return stopped(progress);
     }
+    if (writes()) {
+      for (const auto& observer : observers_) observer->started(pause(position_.epoch - 1, progress));
+    }
     while (position_.epoch < config_.epochs) {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
         const std::int64_t batch = position_.batch;
@@ -354,7 +357,11 @@ class Trainer {
   }
 
   PauseReport pause(std::int64_t epoch, Progress& progress) {
-    return {.epoch = epoch, .position = position_, .networks = networks_, .progress = progress};
+    return {.epoch = epoch,
+            .position = position_,
+            .networks = networks_,
+            .progress = progress,
+            .broken = loader_->broken()};
   }
 
   void finish_epoch(Progress& progress) {
