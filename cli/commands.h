@@ -22,5 +22,7 @@ void add_search_command(CLI::App& app, Run& run);
 void add_dedupe_command(CLI::App& app, Run& run);
 void add_pca_command(CLI::App& app, Run& run);
 void add_video_command(CLI::App& app, Run& run);
+void add_report_command(CLI::App& app, Run& run);
+void add_compare_command(CLI::App& app, Run& run);
 
 }  // namespace dino

@@ -81,6 +81,8 @@ int run_program(int argc, char** argv) {
   dino::add_dedupe_command(app, run);
   dino::add_pca_command(app, run);
   dino::add_video_command(app, run);
+  dino::add_report_command(app, run);
+  dino::add_compare_command(app, run);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const bool takes_keys = !arguments.empty() &&

@@ -12,8 +12,11 @@
 #include "train/precision.h"
 #include "train/stop_signal.h"
 #include "train/trainer.h"
+#include "visualize/report/report_observer.h"
+#include "visualize/report/tensorboard_recorder.h"
 
 #include <fmt/format.h>
+#include <omp.h>
 
 #include <cstdio>
 #include <memory>
@@ -28,6 +31,22 @@ struct Options {
   bool ignore_memory = false;
   std::shared_ptr<ConfigOverrides> overrides = std::make_shared<ConfigOverrides>();
 };
+
+/// What follows a run beside its logs.
+RunObservers observers_of(Context& context, const TrainConfig& config, const Dataset& images) {
+  RunObservers observers;
+  if (config.report_every > 0) {
+    const std::map<std::string, std::string> facts{{"version", DINO_VERSION ", commit " DINO_COMMIT},
+                                                   {"processor", machine_name()},
+                                                   {"device", describe_device(context, config.device)},
+                                                   {"threads", fmt::format("{}", omp_get_max_threads())},
+                                                   {"data", images.summary()}};
+    observers.push_back(std::make_shared<ReportObserver>(context, config, images, images.class_names(), facts));
+  }
+  // After the report, whose pictures it takes.
+  if (config.tensorboard) observers.push_back(std::make_shared<TensorBoardRecorder>(config));
+  return observers;
+}
 
 int train_command(const Options& options) {
   const TrainConfig config = effective_config(options.config, *options.overrides);
@@ -52,7 +71,7 @@ int train_command(const Options& options) {
   }
   SingleProcess communicator;
   return train(*context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
-               make_monitor(*context, config, *images));
+               make_monitor(*context, config, *images), observers_of(*context, config, *images));
 }
 
 }  // namespace

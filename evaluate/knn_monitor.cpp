@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 namespace dino {
 namespace {
@@ -21,6 +23,22 @@ struct Monitor {
   std::unique_ptr<Dataset> train, test;
   std::unique_ptr<Subset> known, asked;  // pictures to compare with, pictures to classify
   std::string note;                      // what is special about them
+  mutable bool pixels_measured = false;
+
+  /// Accuracies of the bare pixels, which a network has to beat. They do not change, and are measured once; not for
+  /// sets so large that it would take long.
+  std::optional<KnnResult> evaluate_pixels(Context& context) const {
+    constexpr int kSide_px = 16;
+    constexpr std::int64_t kMaxPictures = 20'000;
+    if (std::exchange(pixels_measured, true) || pictures() > kMaxPictures) return std::nullopt;
+    const auto extract = [&](const ImageSource& images) {
+      return pixel_features(images, kSide_px, config.num_workers,
+                            [](std::int64_t, std::int64_t, double) { StopSignal::check(); });
+    };
+    const FeatureTable bank = extract(*known), queries = extract(*asked);
+    return evaluate_knn(context, context.from_host(bank.array()), bank.labels, context.from_host(queries.array()),
+                        queries.labels, config.knn_k, config.knn_temperature);
+  }
 
   struct Measured {
     KnnResult knn;
@@ -133,6 +151,8 @@ Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
         nlohmann::ordered_json{{"teacher", to_json(teacher)},
                                {"student", to_json(student)},
                                {"features", to_json(of_teacher.spread, of_student.spread)}});
+    (*evaluation.numbers)["pictures"] = monitor->asked->size();
+    if (const auto pixels = monitor->evaluate_pixels(context)) (*evaluation.numbers)["pixels"] = to_json(*pixels);
     return evaluation;
   };
 }

@@ -287,6 +287,18 @@ TrainConfig read_config(const std::filesystem::path& path) {
   return parse_config(read_text_file(path), path.string());
 }
 
+std::map<std::string, std::string> config_values(const std::filesystem::path& path) {
+  std::map<std::string, std::string> values;
+  try {
+    for (auto&& [key, node] : toml::parse(read_text_file(path))) {
+      values.emplace(std::string(key.str()), node_to_string(node));
+    }
+  } catch (const std::exception&) {
+    return {};  // there is none, or it is torn
+  }
+  return values;
+}
+
 void override_config(TrainConfig& config, std::string_view key, std::string_view value) {
   const ConfigField* field = find_field(key);
   if (field == nullptr) fail("config", "unknown option --{}; try --{}", key, nearest_key(key));

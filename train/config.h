@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -95,6 +96,10 @@ struct TrainConfig {
   std::vector<int> knn_k{10, 20, 100, 200};
   double knn_temperature = 0.07;
 
+  // Reports
+  int report_every = 1;
+  bool tensorboard = false;
+
   bool operator==(const TrainConfig&) const = default;
 };
 
@@ -116,6 +121,10 @@ std::vector<ConfigKey> config_keys();
 TrainConfig read_config(const std::filesystem::path& path);
 /// The same for text; `name` stands for the file in messages.
 TrainConfig parse_config(std::string_view text, std::string_view name);
+
+/// Every key of a TOML file with its value as TOML, whatever it is called: for looking at a configuration of another
+/// version. Empty where the file cannot be read.
+std::map<std::string, std::string> config_values(const std::filesystem::path& path);
 
 /// Sets one key from the command line: `lr`, `0.001`. Numbers, true and false, and text come as they are; lists with
 /// commas or spaces between their values. Throws Error naming the option.

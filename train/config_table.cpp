@@ -21,6 +21,7 @@ constexpr std::string_view kAugmentation = "Augmentation";
 constexpr std::string_view kRun = "Data, output and machine";
 constexpr std::string_view kHealth = "Health";
 constexpr std::string_view kKnn = "k-NN while training";
+constexpr std::string_view kReports = "Reports";
 
 const ConfigField kTable[] = {
   {kModel, "arch", &C::arch, one_of("vit_tiny|vit_small|vit_base"), "backbone: width 192, 384 or 768, 12 blocks, 3, 6 or 12 heads"},
@@ -97,6 +98,9 @@ const ConfigField kTable[] = {
   {kKnn, "knn_images", &C::knn_images, at_least(0), "take at most so many of each, evenly chosen, so that an evaluation does not outlast an epoch; 0 = all"},
   {kKnn, "knn_k", &C::knn_k, at_least(1), "numbers of neighbours"},
   {kKnn, "knn_temperature", &C::knn_temperature, above(0), "votes are weighted by exp(similarity / this)"},
+
+  {kReports, "report_every", &C::report_every, at_least(0), "draw the film of a few pictures and write report.html before the first epoch, after every n-th and after the last; 0 = never"},
+  {kReports, "tensorboard", &C::tensorboard, any(), "also log for TensorBoard, into tensorboard/ in output_dir"},
 };
 // clang-format on
 

@@ -1,6 +1,7 @@
 #include "visualize/patch_pca.h"
 
 #include "engine/random.h"
+#include "kernels/cast/cast.h"
 
 #include <algorithm>
 #include <array>
@@ -216,8 +217,12 @@ PatchTokens patch_tokens(const Vit& vit, Weights& weights, const Image& prepared
   CropPacker packer(context, vit.config().patch_px);
   const PackedCrops crops =
       packer.pack({{context.from_host(prepared.array().reshaped({1, prepared.height, prepared.width, 3}))}});
-  const Tensor tokens = vit.last_tokens(weights.tape(), weights, crops).front();
-  require(tokens.dtype() == DType::float32, kWhere, "got {} tokens, expected float32", name_of(tokens.dtype()));
+  Tensor tokens = vit.last_tokens(weights.tape(), weights, crops).front();
+  if (tokens.dtype() != DType::float32) {
+    const Tensor fp32 = context.empty(tokens.shape(), DType::float32);
+    cast({.x = tokens.array(), .y = fp32.array()}, context.stream());
+    tokens = fp32;
+  }
   std::vector<float> all(static_cast<std::size_t>(tokens.size()));
   context.copy_to_host(tokens, Array(all.data(), tokens.shape()));
   PatchTokens result;

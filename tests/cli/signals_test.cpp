@@ -62,8 +62,9 @@ TEST_CASE("A run that is stopped by a signal goes on to the same end, bit for bi
     INFO(rest.errors);
     REQUIRE(rest.status == 0);
     CHECK(lines_of(scene.run(name) / "log.jsonl") == steps);
-    CHECK(files_in(scene.run(name)) == std::vector<std::string>{"config.toml", "knn.jsonl", "last.safetensors",
-                                                                "log.jsonl", "previous.safetensors"});
+    CHECK(files_in(scene.run(name)) == std::vector<std::string>{"config.toml", "environment.jsonl", "film",
+                                                                "health.jsonl", "knn.jsonl", "last.safetensors",
+                                                                "log.jsonl", "previous.safetensors", "report.html"});
     const SafetensorsFile got = SafetensorsFile::read(scene.run(name) / "last.safetensors");
     REQUIRE(got.names() == expected.names());
     for (const std::string& tensor : got.names()) {

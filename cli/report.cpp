@@ -1,0 +1,111 @@
+#include "visualize/report/report.h"
+#include "cli/commands.h"
+#include "visualize/report/run_comparison.h"
+#include "visualize/terminal_preview.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dino {
+namespace {
+
+struct Options {
+  std::vector<std::string> runs;
+  std::string out;
+};
+
+/// The runs in some folders, as they are now.
+class ReadRuns {
+ public:
+  explicit ReadRuns(const std::vector<std::string>& folders) {
+    for (const std::string& folder : folders) {
+      readers_.push_back(std::make_unique<RunReader>(folder));
+      histories.push_back(&readers_.back()->read());
+    }
+  }
+  std::vector<const RunHistory*> histories;
+
+ private:
+  std::vector<std::unique_ptr<RunReader>> readers_;
+};
+
+int report_command(const Options& options) {
+  const ReadRuns read(options.runs);
+  const std::vector<const RunHistory*>& runs = read.histories;
+  const std::filesystem::path out = !options.out.empty() ? std::filesystem::path(options.out)
+                                    : runs.size() == 1   ? runs[0]->folder / "report.html"
+                                                         : std::filesystem::path("report.html");
+  write_report(runs, out);
+  fmt::print("{}: {} KiB\n", out.string(), std::filesystem::file_size(out) >> 10);
+  return 0;
+}
+
+/// A terminal that shows colours, whose user has not turned them off (no-color.org).
+bool use_color() {
+  const char *no_color = std::getenv("NO_COLOR"), *terminal = std::getenv("TERM");
+  return isatty(STDOUT_FILENO) == 1 && (no_color == nullptr || *no_color == 0) && terminal != nullptr &&
+         std::string_view(terminal) != "dumb";
+}
+
+struct CompareOptions {
+  std::vector<std::string> runs;
+  bool json = false;
+  int width = 0;
+};
+
+int compare_command(const CompareOptions& options) {
+  const ReadRuns read(options.runs);
+  if (options.json) {
+    fmt::print("{}\n", comparison_json(read.histories).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    return 0;
+  }
+  const int columns = options.width > 0 ? options.width : terminal_columns();
+  fmt::print("{}", compare_runs(read.histories, {.columns = columns, .color = use_color()}));
+  return 0;
+}
+
+}  // namespace
+
+void add_report_command(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand(
+      "report",
+      "Is it learning? One HTML page about a run: curves, the film of what it looks at, nearest pictures, warnings, "
+      "configuration.\n"
+      "It needs no network and no other file. `train` writes it after each epoch as well (key report_every).\n\n"
+      "  dino_cuda report runs/mine                             writes runs/mine/report.html\n"
+      "  dino_cuda report runs/a runs/b --out compared.html     several runs side by side\n");
+  auto options = std::make_shared<Options>();
+  command->add_option("runs", options->runs, "folders of runs: the output_dir of their training")
+      ->required()
+      ->type_name("RUN");
+  command
+      ->add_option("--out", options->out,
+                   "file to write (default: report.html in the run's folder; of several runs, in this one)")
+      ->type_name("FILE");
+  command->callback([options, &run] { run = [options] { return report_command(*options); }; });
+}
+
+void add_compare_command(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand(
+      "compare",
+      "Runs side by side in the terminal: loss, k-NN, entropy, speed, small curves, and the keys in which their "
+      "configurations differ.\n\n"
+      "  dino_cuda compare runs/a runs/b\n"
+      "  dino_cuda compare runs/* --json > runs.json\n");
+  auto options = std::make_shared<CompareOptions>();
+  command->add_option("runs", options->runs, "folders of runs: the output_dir of their training")
+      ->required()
+      ->type_name("RUN");
+  command->add_option("--width", options->width, "columns to use (default: those of the terminal)")
+      ->check(CLI::Range(40, 1000));
+  command->add_flag("--json", options->json, "print JSON");
+  command->callback([options, &run] { run = [options] { return compare_command(*options); }; });
+}
+
+}  // namespace dino
