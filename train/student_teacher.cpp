@@ -238,9 +238,9 @@ void StudentTeacher::run_micro_batch(const TrainingCrops& crops, const StepValue
 
 void StudentTeacher::reduce_over_ranks() {
   Stream& stream = context_.stream();
-  communicator_.all_reduce_sum(store_.gradient.array(), stream);
-  communicator_.all_reduce_sum(teacher_sum_.array(), stream);
-  communicator_.all_reduce_sum(totals_.array(), stream);
+  communicator_.all_reduce_sum(store_.gradient.array(), stream, "gradients");
+  communicator_.all_reduce_sum(teacher_sum_.array(), stream, "center");
+  communicator_.all_reduce_sum(totals_.array(), stream, "losses");
 }
 
 void StudentTeacher::update_weights() {

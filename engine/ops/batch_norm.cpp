@@ -16,9 +16,9 @@ Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
   Tensor y = tape.output(x.shape(), x.dtype(), {&x, &gamma, &beta});
 
   batch_norm_sums({.x = x.const_array(), .sums = sums.array()}, tape.stream());
-  communicator.all_reduce_sum(sums.array(), tape.stream());
+  communicator.all_reduce_sum(sums.array(), tape.stream(), "batch norm, sums");
   batch_norm_squares({.x = x.const_array(), .sums = sums.const_array(), .squares = squares.array()}, tape.stream());
-  communicator.all_reduce_sum(squares.array(), tape.stream());
+  communicator.all_reduce_sum(squares.array(), tape.stream(), "batch norm, squares");
   batch_norm_forward({.x = x.const_array(),
                       .sums = sums.const_array(),
                       .squares = squares.const_array(),
@@ -47,7 +47,7 @@ Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
                               .beta_mode = d_beta.mode},
                              tape.stream());
     // Also where dx is not wanted: every rank takes part in every collective.
-    communicator.all_reduce_sum(gradient_sums.array(), tape.stream());
+    communicator.all_reduce_sum(gradient_sums.array(), tape.stream(), "batch norm, gradients");
     batch_norm_backward({.x = x.const_array(),
                          .dy = dy.const_array(),
                          .mean = mean.const_array(),

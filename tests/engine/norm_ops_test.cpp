@@ -1,10 +1,10 @@
+#include "engine/communicators/threads.h"
 #include "engine/ops/batch_norm.h"
 #include "engine/ops/l2_normalize.h"
 #include "engine/ops/weight_norm.h"
 #include "tests/support/catch.h"
 #include "tests/support/op_gradient.h"
 
-#include <barrier>
 #include <thread>
 
 using namespace dino;
@@ -18,36 +18,6 @@ constexpr std::int64_t kWidth = 12;
 Tensor normal(Context& context, const Shape& shape, std::uint64_t seed, double mean = 0.0) {
   return context.from_host(random_normal(DType::float32, shape, seed, 1.0, mean).array());
 }
-
-// Ranks that are threads of this process.
-class Threads final : public Communicator {
- public:
-  struct Shared {
-    explicit Shared(int size) : size(size), barrier(size), parts(static_cast<std::size_t>(size)) {}
-    int size;
-    std::barrier<> barrier;
-    std::vector<std::vector<float>> parts;
-  };
-
-  Threads(Shared& shared, int rank) : shared_(shared), rank_(rank) {}
-  int rank() const override { return rank_; }
-  int size() const override { return shared_.size; }
-  void all_reduce_sum(const Array& values, Stream&) override {
-    auto* elements = values.as<float>();
-    shared_.parts[static_cast<std::size_t>(rank_)].assign(elements, elements + values.size());
-    shared_.barrier.arrive_and_wait();
-    for (std::int64_t i = 0; i < values.size(); ++i) {
-      elements[i] = 0;
-      for (const auto& part : shared_.parts) elements[i] += part[static_cast<std::size_t>(i)];
-    }
-    shared_.barrier.arrive_and_wait();
-  }
-  void barrier() override { shared_.barrier.arrive_and_wait(); }
-
- private:
-  Shared& shared_;
-  int rank_;
-};
 
 struct BatchNormRun {
   HostArray y, dx, d_gamma, d_beta, statistics;
@@ -162,12 +132,12 @@ TEST_CASE("batch_norm on two ranks is batch_norm of all their rows") {
 
   const std::int64_t cut = 18;  // ranks of different sizes
   const std::int64_t bounds[] = {0, cut, rows};
-  Threads::Shared shared(2);
+  ThreadGroup group(2);
   std::array<std::unique_ptr<BatchNormRun>, 2> runs;
   std::vector<std::thread> threads;
   for (int rank = 0; rank < 2; ++rank) {
     threads.emplace_back([&, rank] {
-      Threads communicator(shared, rank);
+      ThreadCommunicator communicator(group, rank);
       const ConstArray part = rows_of(x, bounds[rank], bounds[rank + 1]);
       const ConstArray d_part = rows_of(dy, bounds[rank], bounds[rank + 1]);
       runs[static_cast<std::size_t>(rank)] =

@@ -36,11 +36,15 @@ class Incident final : public Communicator {
   Incident(int step, std::function<void()> happen) : step_(step), happen_(std::move(happen)) {}
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  void all_reduce_sum(const Array& values, Stream&) override {
-    if (values.size() != 3) return;  // the losses, once a step
-    if (steps_++ == step_) happen_();
+  void all_reduce_sum(const Array&, Stream&, std::string_view name) override {
+    if (name == "losses" && steps_++ == step_) happen_();
   }
-  void barrier() override {}
+  void all_gather(const ConstArray&, const Array&, Stream&, std::string_view) override {}
+  void broadcast(const Array&, int, Stream&, std::string_view) override {}
+  void all_gather_host(std::span<const std::byte>, std::span<std::byte>, std::string_view) override {}
+  void broadcast_host(std::span<std::byte>, int, std::string_view) override {}
+  void barrier(std::string_view) override {}
+  bool recordable() const override { return true; }
 
  private:
   int step_;
