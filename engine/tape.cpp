@@ -29,12 +29,16 @@ Tensor Tape::variable(const Tensor& value, const Tensor& gradient, GradientMode 
 
 Tensor Tape::output(const Shape& shape, DType dtype, std::initializer_list<const Tensor*> inputs) {
   Tensor result = context_.empty(shape, dtype);
+  if (!recording()) return result;
+  std::vector<VariableId> leaves;
+  bool depends = false;
   for (const Tensor* input : inputs) {
-    if (recording() && input != nullptr && input->requires_gradient()) {
-      result.variable_ = add_variable({.gradient = {}, .dtype = dtype, .shape = shape});
-      break;
-    }
+    if (input == nullptr || !input->requires_gradient()) continue;
+    depends = true;
+    if (variables_[static_cast<std::size_t>(input->variable())].kept) leaves.push_back(input->variable());
   }
+  if (depends)
+    result.variable_ = add_variable({.gradient = {}, .dtype = dtype, .shape = shape, .leaves = std::move(leaves)});
   return result;
 }
 
@@ -45,6 +49,8 @@ void Tape::record(std::string_view operation, const Tensor& output, Backward bac
 GradientTarget Tape::gradient_target(const Tensor& x) {
   if (!x.requires_gradient()) return {};
   Variable& variable = variables_[static_cast<std::size_t>(x.variable())];
+  require(!variable.whole, "tape",
+          "a gradient is written that was said to be whole; every operation names all its inputs in output()");
   if (!variable.gradient) variable.gradient = context_.empty(variable.shape, variable.dtype);
   const GradientMode mode = variable.reached ? GradientMode::accumulate : variable.first;
   if (variable.adopted && variable.gradient.storage_.use_count() > 1) {
@@ -83,15 +89,36 @@ Tensor Tape::take_gradient(const Tensor& x) {
 void Tape::backward(const Tensor& y, const Tensor& dy) {
   require(recording() && y.requires_gradient(), "tape", "backward from a value that depends on no variable");
   require(give_gradient(y, dy), "tape", "backward from a value that already has a gradient");
+  const auto last = whole_ ? last_uses() : std::vector<std::vector<VariableId>>();
   while (!records_.empty()) {
     const Record record = std::move(records_.back());
     records_.pop_back();
     Variable& output = variables_[static_cast<std::size_t>(record.output)];
-    if (!output.reached) continue;
-    const Tensor gradient = output.gradient;
-    if (!output.kept) output.gradient = Tensor();
-    record.backward(*this, gradient);
+    if (output.reached) {
+      const Tensor gradient = output.gradient;
+      if (!output.kept) output.gradient = Tensor();
+      record.backward(*this, gradient);
+    }
+    if (last.empty()) continue;
+    for (const VariableId leaf : last[records_.size()]) {
+      Variable& variable = variables_[static_cast<std::size_t>(leaf)];
+      variable.whole = true;
+      if (variable.gradient) whole_(variable.gradient);
+    }
   }
+}
+
+std::vector<std::vector<VariableId>> Tape::last_uses() const {
+  std::vector<std::vector<VariableId>> last(records_.size());
+  std::vector<bool> seen(variables_.size());
+  for (std::size_t i = 0; i < records_.size(); ++i) {
+    for (const VariableId leaf : variables_[static_cast<std::size_t>(records_[i].output)].leaves) {
+      if (seen[static_cast<std::size_t>(leaf)]) continue;
+      seen[static_cast<std::size_t>(leaf)] = true;
+      last[i].push_back(leaf);
+    }
+  }
+  return last;
 }
 
 Tensor Tape::gradient(const Tensor& x) const {

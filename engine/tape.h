@@ -80,6 +80,11 @@ class Tape {
   /// has been played, and the gradient of its output with it.
   void backward(const Tensor& y, const Tensor& dy);
 
+  /// `whole` is called in backward() with the gradient of each variable that was made with a gradient of the caller's,
+  /// as soon as no record still to be played adds to it; also where nothing has reached it. Variables that no operation
+  /// has named among its inputs (output()) are left out. The gradient's memory must not be let go before the tape.
+  void when_whole(std::function<void(const Tensor& gradient)> whole) { whole_ = std::move(whole); }
+
   /// The gradient that backward() left for a variable made by variable(); empty when none reached it.
   Tensor gradient(const Tensor& x) const;
 
@@ -89,9 +94,11 @@ class Tape {
     DType dtype;
     Shape shape;
     GradientMode first = GradientMode::overwrite;
-    bool reached = false;  // some gradient has been written
-    bool adopted = false;  // by give_gradient(): others may hold it too
-    bool kept = false;     // a leaf: its gradient stays after backward()
+    bool reached = false;                 // some gradient has been written
+    bool adopted = false;                 // by give_gradient(): others may hold it too
+    bool kept = false;                    // a leaf: its gradient stays after backward()
+    bool whole = false;                   // a leaf to which nothing may be added any more
+    std::vector<VariableId> leaves = {};  // among the inputs of the operation that made it
   };
   struct Record {
     std::string_view operation;
@@ -100,11 +107,14 @@ class Tape {
   };
 
   VariableId add_variable(Variable variable);
+  /// For each record the leaves whose gradients are whole once it has been played: it is the first that used them.
+  std::vector<std::vector<VariableId>> last_uses() const;
 
   Context& context_;
   Mode mode_;
   std::vector<Variable> variables_;
   std::vector<Record> records_;
+  std::function<void(const Tensor&)> whole_;
 };
 
 }  // namespace dino

@@ -25,12 +25,35 @@ constexpr std::array<NamedFlat, 4> kFlats = {{{"student.", &ParameterStore::stud
                                               {"optimizer.second_moment.", &ParameterStore::second_moment}}};
 
 /// Keys that say where and how fast a run goes, or how long, but not what it computes.
-constexpr std::array<std::string_view, 23> kChangeable = {
-    "init",          "epochs",          "data_path",      "output_dir",        "saveckp_freq",
-    "save_minutes",  "num_workers",     "augment",        "max_broken_share",  "threads",
-    "device",        "knn_every",       "knn_train_path", "knn_test_path",     "knn_images",
-    "knn_k",         "knn_temperature", "precision",      "max_skipped_steps", "rollbacks",
-    "health_images", "report_every",    "tensorboard"};
+constexpr std::array<std::string_view, 29> kChangeable = {"init",
+                                                          "epochs",
+                                                          "data_path",
+                                                          "output_dir",
+                                                          "saveckp_freq",
+                                                          "save_minutes",
+                                                          "num_workers",
+                                                          "augment",
+                                                          "max_broken_share",
+                                                          "threads",
+                                                          "device",
+                                                          "knn_every",
+                                                          "knn_train_path",
+                                                          "knn_test_path",
+                                                          "knn_images",
+                                                          "knn_k",
+                                                          "knn_temperature",
+                                                          "precision",
+                                                          "max_skipped_steps",
+                                                          "rollbacks",
+                                                          "health_images",
+                                                          "report_every",
+                                                          "tensorboard",
+                                                          "communicator",
+                                                          "gradient_sums",
+                                                          "bucket_mb",
+                                                          "checksum_every",
+                                                          "collective_timeout_s",
+                                                          "rank_logs"};
 
 template <typename Number>
 Number number_of(const SafetensorsFile& file, const std::string& key) {

@@ -88,6 +88,14 @@ struct TrainConfig {
   int rollbacks = 0;
   int health_images = 256;
 
+  // Several GPUs and machines
+  std::string communicator = "auto";
+  std::string gradient_sums = "fp32";
+  int bucket_mb = 25;
+  int checksum_every = 0;
+  int collective_timeout_s = 600;
+  bool rank_logs = false;
+
   // k-NN during training
   int knn_every = 0;
   std::string knn_train_path;

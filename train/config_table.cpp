@@ -20,6 +20,7 @@ constexpr std::string_view kCrops = "Crops";
 constexpr std::string_view kAugmentation = "Augmentation";
 constexpr std::string_view kRun = "Data, output and machine";
 constexpr std::string_view kHealth = "Health";
+constexpr std::string_view kRanks = "Several GPUs and machines";
 constexpr std::string_view kKnn = "k-NN while training";
 constexpr std::string_view kReports = "Reports";
 
@@ -91,6 +92,13 @@ const ConfigField kTable[] = {
   {kHealth, "max_skipped_steps", &C::max_skipped_steps, between(0, 100), "steps of any 100 that may be skipped because a loss or gradient is not finite; one more ends the run"},
   {kHealth, "rollbacks", &C::rollbacks, between(0, 1000), "how often a run that collapses or skips too much goes back to its last healthy epoch, each time with half the lr; 0 = never"},
   {kHealth, "health_images", &C::health_images, at_least(0), "pictures whose features are watched after each epoch while knn_every = 0; 0 = none"},
+
+  {kRanks, "communicator", &C::communicator, one_of("auto|nccl|mpi|tcp"), "how ranks exchange data; auto = nccl on GPUs, mpi under mpirun, else tcp"},
+  {kRanks, "gradient_sums", &C::gradient_sums, one_of("fp32|bf16"), "of gradients on their way between ranks; bf16 = half the bytes, rounded"},
+  {kRanks, "bucket_mb", &C::bucket_mb, between(1, 1024), "gradients are summed in pieces of so many MiB while backward runs"},
+  {kRanks, "checksum_every", &C::checksum_every, at_least(0), "compare the weights of all ranks every n steps; 0 = at the start only"},
+  {kRanks, "collective_timeout_s", &C::collective_timeout_s, between(1, 1000000), "seconds that ranks wait for each other before the run ends with an error"},
+  {kRanks, "rank_logs", &C::rank_logs, any(), "every rank writes its own log.rankN.jsonl as well"},
 
   {kKnn, "knn_every", &C::knn_every, at_least(0), "classify by nearest neighbours before the first epoch, after every n-th and after the last; 0 = never"},
   {kKnn, "knn_train_path", &C::knn_train_path, any(), "labelled images to compare with; empty = those of data_path"},

@@ -82,6 +82,9 @@ StudentTeacher::StudentTeacher(Context& context, Communicator& communicator, con
       vit_(layout_, vit_config(config)),
       head_(layout_, head_config(config)),
       store_(context, layout_, compute_type, ParameterStore::Role::training),
+      gradient_sums_(context, communicator, layout_, store_.gradient,
+                     {.type = config.gradient_sums == "bf16" ? DType::bfloat16 : DType::float32,
+                      .bucket_bytes = std::int64_t{config.bucket_mb} << 20}),
       packer_(context, config.patch_size),
       center_(context.zeros({config.out_dim}, DType::float32)),
       update_counts_(layout_.infos().size(), 0),
@@ -209,12 +212,15 @@ void StudentTeacher::forward_and_backward(const TrainingCrops& crops, double tea
              context_.stream());
   clock.add_to(phases_.loss_ms);
 
+  const bool last = micro_batches_ + 1 == config_.accumulation;
+  if (last) gradient_sums_.watch(tape);
   tape.backward(student, loss.student_gradient);
+  if (last) gradient_sums_.finish();
   clock.add_to(phases_.backward_ms);
 }
 
 void StudentTeacher::run(const std::vector<std::uint64_t>& key, const std::function<void()>& body) {
-  timed_ ? body() : graphs_.run(key, body);
+  timed_ || !communicator_.recordable() ? body() : graphs_.run(key, body);
 }
 
 void StudentTeacher::run_micro_batch(const TrainingCrops& crops, const StepValues& values) {
@@ -222,6 +228,7 @@ void StudentTeacher::run_micro_batch(const TrainingCrops& crops, const StepValue
   require(!crops.groups.empty() &&
               crops.groups.front().pixels.extent(0) == static_cast<std::int64_t>(kTeacherViews * images),
           "train", "the first group must hold two global crops of each of {} images", images);
+  if (micro_batches_ == 0) communicator_.step_started(static_cast<std::int64_t>(values.step));
   upload_drop_path(crops, values.step);
   const auto address = [](const Tensor& tensor) { return reinterpret_cast<std::uint64_t>(tensor.data()); };
   std::vector<std::uint64_t> key = {0, static_cast<std::uint64_t>(micro_batches_),
@@ -238,7 +245,6 @@ void StudentTeacher::run_micro_batch(const TrainingCrops& crops, const StepValue
 
 void StudentTeacher::reduce_over_ranks() {
   Stream& stream = context_.stream();
-  communicator_.all_reduce_sum(store_.gradient.array(), stream, "gradients");
   communicator_.all_reduce_sum(teacher_sum_.array(), stream, "center");
   communicator_.all_reduce_sum(totals_.array(), stream, "losses");
 }
@@ -324,6 +330,7 @@ StepResult StudentTeacher::wait() {
 
 StepResult StudentTeacher::finish(Pending step) {
   const std::byte* bytes = step.copy->wait();
+  communicator_.step_finished(static_cast<std::int64_t>(step.values.step));
   const auto take = [&bytes](void* to, std::size_t size_bytes) {
     std::memcpy(to, bytes, size_bytes);
     bytes += size_bytes;

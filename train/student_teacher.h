@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/communicator.h"
+#include "engine/gradient_sums.h"
 #include "engine/graph.h"
 #include "engine/parameters.h"
 #include "kernels/optimizer_step/optimizer_step.h"
@@ -139,7 +140,7 @@ class StudentTeacher {
   Tensor forward_student(Tape& tape, const TrainingCrops& crops);
   void forward_and_backward(const TrainingCrops& crops, double teacher_temperature);
   void update_weights();
-  /// Sums over ranks what only makes sense for all of them: gradients, teacher logits, losses.
+  /// Sums over ranks what only makes sense for all of them, besides the gradients: teacher logits, losses.
   void reduce_over_ranks();
   void run(const std::vector<std::uint64_t>& key, const std::function<void()>& body);
 
@@ -156,6 +157,7 @@ class StudentTeacher {
   Vit vit_;
   DinoHead head_;
   ParameterStore store_;
+  GradientSums gradient_sums_;
   CropPacker packer_;
   Tensor center_;
   std::vector<std::int64_t> update_counts_;      // of steps that were put on the device and are not known to be skipped

@@ -110,6 +110,14 @@ class Stream {
   /// Waits until all work put on the stream has finished.
   virtual void synchronize() = 0;
 
+  /// A stream of the same device whose work runs beside this one's, or none where there is no such thing. Must not
+  /// outlive this one.
+  virtual std::unique_ptr<Stream> make_side_stream() { return nullptr; }
+  /// What is put on this stream from now on runs after all that has been put on `other`, a stream of the same device.
+  /// May be called while either records; the other one is then part of the recording, and must be waited for before the
+  /// recording ends.
+  virtual void wait_for(Stream& /*other*/) {}
+
   /// Memory for a HostCopy of at most size_bytes. The one that every stream has waits in start().
   virtual std::unique_ptr<HostCopy> make_host_copy(std::size_t size_bytes);
 

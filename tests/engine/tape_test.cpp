@@ -199,3 +199,39 @@ TEST_CASE("the second step takes the same memory as the first") {
     CHECK(context->arena().peak_bytes() == peak);
   }
 }
+
+TEST_CASE("a gradient is told to be whole when nothing can be added to it any more") {
+  const auto context = make_cpu_context();
+  Tape tape(*context);
+  const Tensor memory = context->zeros({3, 2}, DType::float32);
+  const auto leaf = [&](std::int64_t i, float value) {
+    return tape.variable(vector_of(*context, {value, value}), memory.rows(i, i + 1).reshape({2}),
+                         GradientMode::overwrite);
+  };
+  const Tensor first = leaf(0, 1), twice = leaf(1, 2), unused = leaf(2, 3);
+  std::vector<std::pair<const void*, std::vector<float>>> told;
+  tape.when_whole([&](const Tensor& gradient) { told.emplace_back(gradient.data(), values(gradient)); });
+  const Tensor a = add(tape, scale(tape, first, 2), twice);
+  const Tensor y = add(tape, scale(tape, a, 3), scale(tape, twice, 5));
+  tape.backward(y, vector_of(*context, {1, 10}));
+  // d(first) = 6, d(twice) = 3 + 5. `a` came before, so that twice is whole after the record of a, then first.
+  REQUIRE(told.size() == 2);
+  CHECK(told[0].first == memory.rows(1, 2).data());
+  CHECK(told[0].second == std::vector<float>{8, 80});
+  CHECK(told[1].first == memory.rows(0, 1).data());
+  CHECK(told[1].second == std::vector<float>{6, 60});
+  CHECK(values(tape.gradient(unused)).empty());
+}
+
+TEST_CASE("an operation that does not name an input cannot change a gradient behind one's back") {
+  const auto context = make_cpu_context();
+  Tape tape(*context);
+  const Tensor memory = context->zeros({2}, DType::float32);
+  const Tensor x = tape.variable(vector_of(*context, {1, 2}), memory, GradientMode::overwrite);
+  tape.when_whole([](const Tensor&) {});
+  const Tensor other = tape.variable(vector_of(*context, {1, 2}));
+  Tensor sly = tape.output({2}, DType::float32, {&other});  // reads x as well, and does not say so
+  tape.record("sly", sly, [x](Tape& tape, const Tensor&) { tape.gradient_target(x); });
+  const Tensor y = add(tape, sly, scale(tape, x, 2));
+  CHECK_THROWS_AS(tape.backward(y, vector_of(*context, {1, 1})), Error);
+}

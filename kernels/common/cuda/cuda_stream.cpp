@@ -118,6 +118,10 @@ void Event::record(CUstream_st* stream) {
   use_device(ordinal_);
   DINO_CUDA(cudaEventRecord(handle_, stream));
 }
+void Event::hold(CUstream_st* stream) const {
+  use_device(ordinal_);
+  DINO_CUDA(cudaStreamWaitEvent(stream, handle_, 0));
+}
 bool Event::ready() const {
   const cudaError_t status = cudaEventQuery(handle_);
   if (status == cudaErrorNotReady) {
@@ -194,7 +198,7 @@ void StagingRing::copy_to_device(std::byte* to, const std::byte* host, std::size
 }
 
 CudaStream::CudaStream(int ordinal, StreamHandle handle)
-    : Stream(Device::cuda, ordinal, handle.get()), stream_(std::move(handle)), staging_(ordinal, stream_.get()) {}
+    : Stream(Device::cuda, ordinal, handle.get()), stream_(std::move(handle)), waited_for_(ordinal) {}
 
 CudaStream::~CudaStream() {
   // Memory must not go while work that uses it is on the stream.
@@ -218,7 +222,8 @@ void CudaStream::copy_from_host(void* to, const void* host, std::size_t size_byt
   require_not_recording("a copy from the host");
   if (size_bytes == 0) return;
   use_device(ordinal());
-  staging_.copy_to_device(static_cast<std::byte*>(to), static_cast<const std::byte*>(host), size_bytes);
+  if (!staging_) staging_ = std::make_unique<StagingRing>(ordinal(), stream_.get());
+  staging_->copy_to_device(static_cast<std::byte*>(to), static_cast<const std::byte*>(host), size_bytes);
 }
 
 void CudaStream::copy_to_host(void* host, const void* from, std::size_t size_bytes) {
@@ -245,6 +250,13 @@ void CudaStream::synchronize() {
   require_not_recording("to wait for the stream");
   use_device(ordinal());
   DINO_CUDA(cudaStreamSynchronize(stream_.get()));
+}
+
+std::unique_ptr<Stream> CudaStream::make_side_stream() { return std::make_unique<CudaStream>(ordinal()); }
+
+void CudaStream::wait_for(Stream& other) {
+  waited_for_.record(static_cast<CUstream_st*>(other.handle()));
+  waited_for_.hold(stream_.get());
 }
 
 std::unique_ptr<HostCopy> CudaStream::make_host_copy(std::size_t size_bytes) {

@@ -34,6 +34,8 @@ class Event {
   Event(Event&& other) noexcept;
   Event& operator=(Event&&) = delete;
   void record(CUstream_st* stream);
+  /// What is put on the stream from now on waits for what was on the other one when it was recorded.
+  void hold(CUstream_st* stream) const;
   /// Whether what was on the stream when it was recorded has finished; also when it was never recorded.
   bool ready() const;
   /// Waits for that.
@@ -111,6 +113,8 @@ class CudaStream : public Stream, public CublasLtOwner {
   void copy(void* to, const void* from, std::size_t size_bytes) override;
   void zero(void* to, std::size_t size_bytes) override;
   void synchronize() override;
+  std::unique_ptr<Stream> make_side_stream() override;
+  void wait_for(Stream& other) override;
   std::unique_ptr<HostCopy> make_host_copy(std::size_t size_bytes) override;
   /// Relaxed capture: the first call of a kernel may load its code, and scratch memory may grow, while it records.
   bool begin_recording() override;
@@ -124,8 +128,9 @@ class CudaStream : public Stream, public CublasLtOwner {
   void require_not_recording(const char* what) const;
 
   StreamHandle stream_;
-  StagingRing staging_;
-  std::vector<DeviceBuffer> scratch_;  // the last one is in use
+  Event waited_for_;
+  std::unique_ptr<StagingRing> staging_;  // made at the first copy: side streams have none
+  std::vector<DeviceBuffer> scratch_;     // the last one is in use
   std::unique_ptr<DeviceBuffer> workspace_;
   std::unique_ptr<CublasLt> cublas_lt_;
   bool recording_ = false;
