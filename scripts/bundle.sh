@@ -55,6 +55,10 @@ if [ "$cublas" = yes ]; then
   [ -n "$library" ] || { echo "bundle.sh: there is no libcublasLt.so under $toolkit; try --no-cublas" >&2; exit 1; }
   cp -L "$library" "$folder/lib/$(basename "$library" | sed 's/\(\.so\.[0-9]*\).*/\1/')"
 fi
+# What several GPUs and several machines need: NCCL, and the module for MPI, whose library is the other machine's.
+nccl=$(ls "$toolkit"/lib64/libnccl.so.2* "$toolkit"/lib/libnccl.so.2* "$toolkit"/targets/x86_64-linux/lib/libnccl.so.2* 2>/dev/null | sort | head -1 || true)
+[ -z "$nccl" ] || cp -L "$nccl" "$folder/lib/libnccl.so.2"
+[ ! -f build/lib/libdino_mpi.so ] || cp build/lib/libdino_mpi.so "$folder/lib/"
 # The sanitizer brings its own folder, of which it needs all.
 for sanitizer in "$toolkit/compute-sanitizer" "$toolkit/extras/compute-sanitizer"; do
   if [ -x "$sanitizer/compute-sanitizer" ]; then

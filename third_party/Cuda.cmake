@@ -18,6 +18,17 @@ if(NOT DINO_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+# DINO_HAS_NCCL: whether GPUs can be connected. NCCL lies beside the toolkit; it is opened when a run has several GPUs.
+set(DINO_HAS_NCCL OFF)
+if(DINO_HAS_CUDA)
+  find_path(DINO_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  if(DINO_NCCL_INCLUDE)
+    set(DINO_HAS_NCCL ON)
+  else()
+    message(STATUS "No NCCL: runs on several GPUs go by TCP, which is slow")
+  endif()
+endif()
+
 # What every CUDA target has in common. Spills to local memory are errors, as are all warnings.
 add_library(dino_cuda_options INTERFACE)
 target_include_directories(dino_cuda_options INTERFACE ${PROJECT_SOURCE_DIR})

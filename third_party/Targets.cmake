@@ -26,6 +26,7 @@ set(DINO_LIBRARY_DEPENDENCIES_visualize dino_evaluate)
 function(dino_add_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
   list(FILTER sources EXCLUDE REGEX "_cuda\\.cpp$")  # they need the toolkit, and are linked as objects
+  list(FILTER sources EXCLUDE REGEX "/mpi_module/")  # third_party/Mpi.cmake
   if(sources)
     add_library(dino_${name} STATIC ${sources})
     target_link_libraries(dino_${name} PUBLIC dino_options ${DINO_LIBRARY_DEPENDENCIES_${name}})

@@ -48,7 +48,7 @@ const std::vector<ThreadGroup::Slot>& ThreadCommunicator::meet(std::byte* data, 
     }
     group_.arrived_ = 0;
     for (ThreadGroup::Slot& slot : slots) slot.arrived = false;
-    ++group_.generation_;
+    if (group_.failure_.empty()) ++group_.generation_;
     group_.changed_.notify_all();
   } else {
     const auto limit = std::chrono::duration<double>(group_.timeout_s_);
@@ -63,7 +63,8 @@ const std::vector<ThreadGroup::Slot>& ThreadCommunicator::meet(std::byte* data, 
       group_.changed_.notify_all();
     }
   }
-  fail_if_failed();
+  // What failed after all had met concerns the next meeting.
+  if (group_.generation_ == generation) fail_if_failed();
   return slots;
 }
 

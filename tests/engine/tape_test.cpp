@@ -220,7 +220,7 @@ TEST_CASE("a gradient is told to be whole when nothing can be added to it any mo
   CHECK(told[0].second == std::vector<float>{8, 80});
   CHECK(told[1].first == memory.rows(0, 1).data());
   CHECK(told[1].second == std::vector<float>{6, 60});
-  CHECK(values(tape.gradient(unused)).empty());
+  CHECK(!tape.gradient(unused));
 }
 
 TEST_CASE("an operation that does not name an input cannot change a gradient behind one's back") {
