@@ -83,15 +83,15 @@ std::vector<FewShotRow> evaluate_few_shot(Context& context, const FeatureTable& 
   return rows;
 }
 
-int eval_knn(const KnnCommand& options) {
-  OpenNetwork open(options.network);
+int eval_knn(const KnnCommand& options, OpenNetwork& open) {
   Context& context = *open.context;
+  Communicator& communicator = *open.machine.communicator;
   const auto train = open_labelled(options.train, "train");
   const auto test = open_labelled(options.test, "val");
   require(train->class_names() == test->class_names(), "eval knn",
           "{} and {} have different classes ({} and {}); try folders with the same sub-folders", options.train,
           options.test, train->class_names().size(), test->class_names().size());
-  if (same_pictures(*train, *test)) {
+  if (open.first() && same_pictures(*train, *test)) {
     fmt::print(stderr,
                "dino_cuda: the training and the test images are the same, so each finds itself; the accuracy says "
                "nothing about new images\n");
@@ -102,19 +102,22 @@ int eval_knn(const KnnCommand& options) {
   if (options.short_side_px > 0) features.short_side_px = options.short_side_px;
   features.threads = options.network.threads;
   const auto extract = [&](const Dataset& images, const std::string& what) {
-    Progress bar(what, images.size());
-    FeatureTable table = extract_features(context, open.backbone.vit, open.backbone.store, Network::student, images,
-                                          features, [&](std::int64_t done, std::int64_t, double wait_s) {
-                                            bar.update(done, fmt::format("| waited {:.1f} s for data", wait_s));
-                                          });
+    Progress bar(what, images.size(), 0, open.first() ? stderr : nullptr);
+    FeatureTable table =
+        extract_features(context, communicator, open.backbone.vit, open.backbone.store, Network::student, images,
+                         features, [&](std::int64_t done, std::int64_t, double wait_s) {
+                           bar.update(done, fmt::format("| waited {:.1f} s for data", wait_s));
+                         });
     if (table.broken.count > 0) bar.message("dino_cuda: " + describe_broken(table));
     return table;
   };
   const FeatureTable train_features = extract(*train, "training images");
   const FeatureTable test_features = extract(*test, "test images");
   const KnnResult result =
-      evaluate_knn(context, context.from_host(train_features.array()), train_features.labels,
+      evaluate_knn(context, communicator, context.from_host(train_features.array()), train_features.labels,
                    context.from_host(test_features.array()), test_features.labels, options.k, options.temperature);
+  communicator.barrier("the end");
+  if (!open.first()) return 0;
   const std::vector<FewShotRow> few = options.shots.empty()
                                           ? std::vector<FewShotRow>{}
                                           : evaluate_few_shot(context, train_features, test_features, options);
@@ -158,6 +161,12 @@ int eval_knn(const KnnCommand& options) {
   return 0;
 }
 
+int eval_knn(const KnnCommand& options) {
+  if (const auto status = launch_ranks(options.network.launch)) return *status;
+  OpenNetwork open(options.network);
+  return telling_ranks(*open.machine.communicator, [&] { return eval_knn(options, open); });
+}
+
 }  // namespace
 
 void add_eval_knn(CLI::App& eval, Run& run) {
@@ -169,6 +178,7 @@ void add_eval_knn(CLI::App& eval, Run& run) {
       "  dino_cuda eval knn … --shots 1,5,10 --k 1,5      how far a few labelled images of each class lead\n");
   auto options = std::make_shared<KnnCommand>();
   add_network_options(*command, options->network, true);
+  add_shared_network_options(*command, options->network);
   command->add_option("--train", options->train, "labelled images that vote")->required()->type_name("DIR");
   command->add_option("--test", options->test, "labelled images to classify")->required()->type_name("DIR");
   command->add_option("--k", options->k, "numbers of neighbours")

@@ -144,7 +144,7 @@ int eval_linear(LinearCommand options) {
   fmt::print(stderr, "dino_cuda: stopped after {} of {} epochs; {}\n", result.epochs.size(), e.probe.epochs,
              options.state.empty() ? "nothing was kept but the numbers above; try --state FILE to be able to go on"
                                    : "the same command with --resume goes on");
-  return options.state.empty() ? 128 + StopSignal::received() : StopSignal::exit_status();
+  return options.state.empty() ? 128 + StopSignal::received() : StopSignal::exit_status(StopSignal::received());
 }
 
 }  // namespace

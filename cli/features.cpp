@@ -18,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <memory>
 
@@ -57,9 +58,8 @@ FeatureOptions feature_options(const FeatureCommand& options, const VitConfig& c
 }
 
 /// Features of every picture of a folder or list; Interrupted after a signal.
-NamedFeatures features_of(const std::string& folder, const FeatureCommand& options) {
-  OpenNetwork open(options.network);
-  if (options.network.weights.empty()) fmt::print(stderr, "weights: {}\n", open.weights.string());
+NamedFeatures features_of(const std::string& folder, const FeatureCommand& options, OpenNetwork& open) {
+  if (options.network.weights.empty() && open.first()) fmt::print(stderr, "weights: {}\n", open.weights.string());
   const auto images = open_dataset(folder, {.split = options.split});
   NamedFeatures features;
   features.class_names = images->class_names();
@@ -68,9 +68,10 @@ NamedFeatures features_of(const std::string& folder, const FeatureCommand& optio
                      .fingerprint = weights_fingerprint(*open.context, open.backbone.store, Network::student),
                      .options = feature_options(options, open.backbone.vit.config())};
   {
-    Progress bar("images", images->size());
-    features.table = extract_features(*open.context, open.backbone.vit, open.backbone.store, Network::student, *images,
-                                      features.recipe.options, [&](std::int64_t done, std::int64_t, double wait_s) {
+    Progress bar("images", images->size(), 0, open.first() ? stderr : nullptr);
+    features.table = extract_features(*open.context, *open.machine.communicator, open.backbone.vit, open.backbone.store,
+                                      Network::student, *images, features.recipe.options,
+                                      [&](std::int64_t done, std::int64_t, double wait_s) {
                                         StopSignal::check();
                                         bar.update(done, fmt::format("| waited {:.1f} s for data", wait_s));
                                       });
@@ -82,7 +83,7 @@ NamedFeatures features_of(const std::string& folder, const FeatureCommand& optio
 
 int stopped() {
   fmt::print(stderr, "dino_cuda: stopped; nothing was written\n");
-  return 128 + StopSignal::received();
+  return 128 + (StopSignal::received() != 0 ? StopSignal::received() : SIGTERM);  // another rank's
 }
 
 struct ExportCommand {
@@ -91,11 +92,19 @@ struct ExportCommand {
 };
 
 int export_features(const ExportCommand& options) {
+  if (const auto status = launch_ranks(options.features.network.launch)) return *status;
   check_feature_path(options.out);
-  { const AtomicFile trial(options.out); }  // finds out before the work whether the result can be kept
   const StopSignal stop;
+  OpenNetwork open(options.features.network);
+  Communicator& communicator = *open.machine.communicator;
   try {
-    const NamedFeatures features = features_of(options.folder, options.features);
+    // Finds out before the work whether the result can be kept.
+    const NamedFeatures features = telling_ranks(communicator, [&] {
+      if (open.first()) const AtomicFile trial(options.out);
+      return features_of(options.folder, options.features, open);
+    });
+    communicator.barrier("the end");
+    if (!open.first()) return 0;
     const auto written = write_features(options.out, features);
     fmt::print("{}: {} images × {} numbers", written.front().string(), features.table.rows(), features.table.width);
     if (!features.class_names.empty()) fmt::print(", {} classes", features.class_names.size());
@@ -243,8 +252,11 @@ int dedupe(const DedupeCommand& options) {
   if (!options.sheet.empty()) const AtomicFile trial(options.sheet);
   const StopSignal stop;
   try {
-    const NamedFeatures features =
-        options.file.empty() ? features_of(options.folder, options.features) : read_features(options.file);
+    const auto made = [&] {
+      OpenNetwork open(options.features.network);
+      return features_of(options.folder, options.features, open);
+    };
+    const NamedFeatures features = options.file.empty() ? made() : read_features(options.file);
     require(features.recipe.options.normalized, "dedupe",
             "the features of {} were written with --raw, so they have no cosines; try `dino_cuda features` without it",
             options.file);
@@ -307,6 +319,7 @@ void add_features_command(CLI::App& app, Run& run) {
       ->required()
       ->type_name("FILE");
   add_feature_options(*command, options->features);
+  add_shared_network_options(*command, options->features.network);
   command->add_option("--blocks", options->features.kind.blocks, "CLS tokens of the last so many blocks, side by side")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -14,6 +14,12 @@ std::unique_ptr<Context> open_machine(const std::string& device, int threads) {
   return open_device(device);
 }
 
+std::string gpu_of_rank(const std::string& device, int local_rank) {
+  const CudaSurvey survey = look_for_cuda();
+  if (survey.devices.empty()) return device;
+  return fmt::format("cuda:{}", survey.devices[static_cast<std::size_t>(local_rank) % survey.devices.size()].ordinal);
+}
+
 void add_device_option(CLI::App& command, std::string& device) {
   command
       .add_option("--device", device,

@@ -12,6 +12,10 @@ namespace dino {
 /// open_device() with so many CPU threads (0: as the environment says).
 std::unique_ptr<Context> open_machine(const std::string& device, int threads);
 
+/// The device of the `local_rank`-th process of this machine where `device` is auto or cuda: the GPUs in turn, as
+/// cuda:N; `device` itself where there are none.
+std::string gpu_of_rank(const std::string& device, int local_rank);
+
 /// Adds --device to a command that takes no keys of the configuration.
 void add_device_option(CLI::App& command, std::string& device);
 

@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "engine/communicators/world.h"
 #include "engine/host_memory.h"
 #include "engine/progress.h"
 #include "engine/text.h"
@@ -48,6 +49,16 @@ std::string one_line(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   std::replace(text.begin(), text.end(), '\n', ' ');  // of CLI11 and toml++
   return dino::printable(text);
+}
+
+/// -1 for a process on its own.
+int rank_of_several() {
+  try {
+    const dino::World world = dino::find_world();
+    return world.size > 1 ? world.rank : -1;
+  } catch (const dino::Error&) {
+    return -1;  // the commands that ranks share will say so
+  }
 }
 
 int run_program(int argc, char** argv) {
@@ -104,31 +115,36 @@ int run_program(int argc, char** argv) {
   return status;
 }
 
-int out_of_memory(const std::bad_alloc& error) {
+int out_of_memory(const std::bad_alloc& error, const std::string& speaker) {
   const auto* sized = dynamic_cast<const dino::OutOfMemory*>(&error);
   const dino::HostMemory host = dino::host_memory();
   const auto text = [](std::size_t bytes) { return dino::format_bytes(static_cast<double>(bytes)); };
   fmt::print(stderr,
-             "dino_cuda: [memory] out of memory: {} asked for, {} in use, {} free ({}); try a smaller batch with more "
+             "{}: [memory] out of memory: {} asked for, {} in use, {} free ({}); try a smaller batch with more "
              "accumulation, or smaller images\n",
-             sized != nullptr ? text(sized->size_bytes()) : "an unknown size was", text(dino::resident_bytes()),
-             text(host.available_bytes), host.limit);
+             speaker, sized != nullptr ? text(sized->size_bytes()) : "an unknown size was",
+             text(dino::resident_bytes()), text(host.available_bytes), host.limit);
   return kFailure;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::string speaker = "dino_cuda";
   try {
+    // Of several ranks, the first one speaks; the others only say what goes wrong.
+    const int rank = rank_of_several();
+    if (rank >= 0) speaker += fmt::format(": rank {}", rank);
+    if (rank > 0 && std::freopen("/dev/null", "w", stdout) == nullptr) return kFailure;
     return run_program(argc, argv);
   } catch (const std::bad_alloc& error) {
-    return out_of_memory(error);
+    return out_of_memory(error, speaker);
   } catch (const dino::WeightsMismatch& error) {
-    std::fprintf(stderr, "dino_cuda: %s\n", one_line(error.what()).c_str());
+    std::fprintf(stderr, "%s: %s\n", speaker.c_str(), one_line(error.what()).c_str());
     for (const std::string& tensor : error.tensors()) std::fprintf(stderr, "  %s\n", one_line(tensor).c_str());
     return kFailure;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "dino_cuda: %s\n", one_line(error.what()).c_str());
+    std::fprintf(stderr, "%s: %s\n", speaker.c_str(), one_line(error.what()).c_str());
     return kFailure;
   }
 }

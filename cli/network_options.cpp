@@ -9,6 +9,7 @@ namespace dino {
 namespace {
 
 constexpr const char* kRunsFolder = "runs";
+constexpr double kTimeout_s = 600;  // for ranks that wait for each other
 
 }  // namespace
 
@@ -41,9 +42,15 @@ void add_network_options(CLI::App& command, NetworkOptions& options, bool requir
       ->check(CLI::PositiveNumber);
 }
 
+void add_shared_network_options(CLI::App& command, NetworkOptions& options) {
+  options.shared = true;
+  add_launch_options(command, options.launch);
+}
+
 OpenNetwork::OpenNetwork(const NetworkOptions& options)
     : weights(options.weights.empty() ? newest_checkpoint() : std::filesystem::path(options.weights)),
-      context(open_machine(options.device, options.threads)),
+      machine(options.shared ? open_ranks(options.device, options.threads, "auto", kTimeout_s)
+                             : open_alone(options.device, options.threads)),
       backbone(*context, weights, DType::float32, options.weights_options()) {}
 
 std::filesystem::path newest_checkpoint() {

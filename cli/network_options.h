@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cli/commands.h"
+#include "cli/launch.h"
 #include "models/backbone.h"
 
 #include <memory>
@@ -16,6 +17,8 @@ struct NetworkOptions {
   int threads = 0;
   int heads = 0;  // 0: as the file says
   bool allow_unexpected = false;
+  bool shared = false;  // by the ranks that --gpus, --ranks or a launcher has started
+  LaunchOptions launch = {};
 
   WeightsOptions weights_options() const;
 };
@@ -27,12 +30,18 @@ void add_foreign_weights_options(CLI::App& command, NetworkOptions& options);
 /// checkpoint under runs/ is taken where no weights are given.
 void add_network_options(CLI::App& command, NetworkOptions& options, bool required);
 
-/// The context and the network that the options name.
+/// Adds --gpus and --ranks, and lets the ranks share the command's work.
+void add_shared_network_options(CLI::App& command, NetworkOptions& options);
+
+/// The context and the network that the options name, and the other ranks of a command that they share.
 struct OpenNetwork {
   explicit OpenNetwork(const NetworkOptions& options);
 
+  bool first() const { return machine.first(); }
+
   std::filesystem::path weights;
-  std::unique_ptr<Context> context;
+  RankMachine machine;
+  std::unique_ptr<Context>& context = machine.context;
   Backbone backbone;
 };
 

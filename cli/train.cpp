@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 #include "cli/config_options.h"
+#include "cli/launch.h"
 #include "cli/machine.h"
 #include "cli/run_facts.h"
 #include "data/dataset.h"
@@ -25,6 +26,7 @@ namespace dino {
 namespace {
 
 struct Options {
+  LaunchOptions launch;
   std::string config;
   bool resume = false;
   bool print_config = false;
@@ -55,23 +57,31 @@ int train_command(const Options& options) {
     return 0;
   }
   require(!config.data_path.empty(), "train", "no images; try --data_path FOLDER");
+  if (const auto status = launch_ranks(options.launch)) return *status;
   exit_on_requeue_signal();
-  const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
-  const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
-  // Training does not depend on anyone who reads.
-  std::fputs(
-      fmt::format("{}\ndevice: {}\n", printable(images->summary()), describe_device(*context, config.device)).c_str(),
-      stderr);
-  if (!options.ignore_memory) {
-    const DType compute_type = compute_type_for(config.precision, context->device());
-    require_memory(
-        config,
-        run_facts(config, context->device(), compute_type, images.get(), most_knn_pictures(config, images->size())),
-        *context);
-  }
-  SingleProcess communicator;
-  return train(*context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
-               make_monitor(*context, config, *images), observers_of(*context, config, *images));
+  const RankMachine machine =
+      open_ranks(config.device, config.threads, config.communicator, config.collective_timeout_s);
+  Context& context = *machine.context;
+  Communicator& communicator = *machine.communicator;
+  return telling_ranks(communicator, [&] {
+    const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
+    if (machine.first()) {
+      // Training does not depend on anyone who reads.
+      std::fputs(fmt::format("{}\ndevice: {}\n", printable(images->summary()), describe_device(context, config.device))
+                     .c_str(),
+                 stderr);
+    }
+    if (!options.ignore_memory) {
+      const DType compute_type = compute_type_for(config.precision, context.device());
+      require_memory(
+          config,
+          run_facts(config, context.device(), compute_type, images.get(), most_knn_pictures(config, images->size())),
+          context);
+    }
+    return train(context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
+                 make_monitor(context, communicator, config, *images),
+                 machine.first() ? observers_of(context, config, *images) : RunObservers{});
+  });
 }
 
 }  // namespace
@@ -83,6 +93,7 @@ void add_train_command(CLI::App& app, Run& run) {
       "  dino_cuda train configs/cifar10.toml\n"
       "  dino_cuda train configs/cifar10.toml --epochs 20 --output_dir runs/short\n"
       "  dino_cuda train configs/imagenet_vits16.toml --resume\n"
+      "  dino_cuda train configs/imagenet_vits16.toml --gpus all\n"
       "  dino_cuda train --print_config > my.toml\n\n"
       "Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the step and save; --resume goes on from there. The exit status is "
       "then 128 + the signal,\n"
@@ -94,10 +105,11 @@ void add_train_command(CLI::App& app, Run& run) {
   command->add_flag("--print_config", options->print_config, "write the effective configuration and stop");
   command->add_flag("--ignore_memory", options->ignore_memory,
                     "start also where the run is estimated not to fit into memory (dino_cuda plan shows the estimate)");
+  add_launch_options(*command, options->launch);
   add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant
   command->callback([command, options, &run] {
-    refuse_extras(*command, {"resume", "print_config", "ignore_memory", "help"});
+    refuse_extras(*command, {"resume", "print_config", "ignore_memory", "gpus", "ranks", "help"});
     run = [options] { return train_command(*options); };
   });
 }

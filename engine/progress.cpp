@@ -71,7 +71,7 @@ Progress::Progress(std::string title, std::int64_t total, std::int64_t done, std
       first_(done),
       done_(done),
       out_(out),
-      terminal_(isatty(fileno(out)) != 0),
+      terminal_(out != nullptr && isatty(fileno(out)) != 0),
       start_(Clock::now()) {
   remaining_.note(0, done);
 }
@@ -81,6 +81,7 @@ Progress::~Progress() {
 }
 
 void Progress::update(std::int64_t done, std::string_view details) {
+  if (out_ == nullptr) return;
   done_ = done;
   const double elapsed_s = std::chrono::duration<double>(Clock::now() - start_).count();
   remaining_.note(elapsed_s, done);
@@ -111,6 +112,7 @@ void Progress::draw(std::string_view details) {
 }
 
 void Progress::message(std::string_view line) {
+  if (out_ == nullptr) return;
   print_or_not(out_, fmt::format("{}{}\n", terminal_ && drawn_ ? "\r\033[K" : "", line));
   drawn_ = false;
   if (terminal_) next_draw_s_ = 0;

@@ -38,7 +38,7 @@ class RemainingTime {
 /// Shows what the caller says, the memory in use and the time that is left. Output that cannot be written is lost.
 class Progress {
  public:
-  /// `done` of `total` are finished already.
+  /// `done` of `total` are finished already. Without `out` nothing is shown.
   Progress(std::string title, std::int64_t total, std::int64_t done = 0, std::FILE* out = stderr);
   /// Ends the bar's line.
   ~Progress();

@@ -12,17 +12,18 @@
 
 namespace dino {
 
-Evaluator make_feature_monitor(Context& context, const TrainConfig& config, const ImageSource& images) {
+Evaluator make_feature_monitor(Context& context, Communicator& communicator, const TrainConfig& config,
+                               const ImageSource& images) {
   if (config.health_images == 0) return {};
   std::vector<std::int64_t> all(static_cast<std::size_t>(images.size()));
   std::iota(all.begin(), all.end(), std::int64_t{0});
   const auto chosen = std::make_shared<Subset>(images, evenly_chosen(all, config.health_images));
   FeatureOptions options = FeatureOptions::for_image_size(config.global_crops_size);
   options.threads = config.num_workers;
-  return [chosen, options, &context](StudentTeacher& networks) {
+  return [chosen, options, &context, &communicator](StudentTeacher& networks) {
     const auto spread_of = [&](Network network) {
-      return feature_spread(extract_features(context, networks.vit(), networks.store(), network, *chosen, options,
-                                             [](std::int64_t, std::int64_t, double) { StopSignal::check(); }));
+      return feature_spread(extract_features(context, communicator, networks.vit(), networks.store(), network, *chosen,
+                                             options, [](std::int64_t, std::int64_t, double) { StopSignal::check(); }));
     };
     const FeatureSpread student = spread_of(Network::student), teacher = spread_of(Network::teacher);
     Evaluation evaluation;
@@ -35,8 +36,10 @@ Evaluator make_feature_monitor(Context& context, const TrainConfig& config, cons
   };
 }
 
-Evaluator make_monitor(Context& context, const TrainConfig& config, const ImageSource& images) {
-  return config.knn_every > 0 ? make_knn_monitor(context, config) : make_feature_monitor(context, config, images);
+Evaluator make_monitor(Context& context, Communicator& communicator, const TrainConfig& config,
+                       const ImageSource& images) {
+  return config.knn_every > 0 ? make_knn_monitor(context, communicator, config)
+                              : make_feature_monitor(context, communicator, config, images);
 }
 
 }  // namespace dino

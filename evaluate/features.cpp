@@ -1,12 +1,16 @@
 #include "evaluate/features.h"
 
 #include "engine/random.h"
+#include "evaluate/held_out.h"
 #include "kernels/cast/cast.h"
+#include "kernels/common/parallel.h"
+#include "train/stop_signal.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <thread>
 
 namespace dino {
@@ -120,6 +124,102 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
     if (progress) progress(asked, images.size(), loader.total_wait_ms() / 1000.0);
   }
   table.broken = loader.broken();
+  return table;
+}
+
+namespace {
+
+/// What each rank has to say before its rows are gathered.
+struct Share {
+  enum Outcome : std::int64_t { done, failed, interrupted };
+  std::int64_t outcome = done;
+  std::int64_t rows = 0;
+  std::int64_t broken = 0;
+  char name[512] = {}, reason[512] = {};  // of the first broken picture; `reason` also of a failure
+};
+
+template <std::size_t size>
+void set_text(char (&field)[size], const std::string& text) {
+  std::copy_n(text.data(), std::min(size - 1, text.size()), field);
+}
+
+}  // namespace
+
+FeatureTable extract_features(Context& context, Communicator& communicator, const Vit& vit, const ParameterStore& store,
+                              Network network, const ImageSource& images, const FeatureOptions& options,
+                              const FeatureProgress& progress) {
+  const int ranks = communicator.size();
+  if (ranks == 1) return extract_features(context, vit, store, network, images, options, progress);
+  require(images.size() > 0, "features", "the data set is empty");
+  const auto [begin, end] = thread_range(images.size(), communicator.rank(), ranks);
+  FeatureTable mine;
+  mine.width = options.kind.width(vit.config());
+  Share share;
+  // Every rank comes to the gathers, whatever has happened to it.
+  try {
+    std::vector<std::int64_t> indices(static_cast<std::size_t>(end - begin));
+    std::iota(indices.begin(), indices.end(), begin);
+    if (!indices.empty()) {
+      const auto shown = [&](std::int64_t done, std::int64_t, double wait_s) {
+        if (progress) progress(std::min(done * ranks, images.size()), images.size(), wait_s);
+      };
+      mine = extract_features(context, vit, store, network, Subset(images, std::move(indices)), options, shown);
+    }
+  } catch (const Interrupted&) {
+    mine = {};
+    share.outcome = Share::interrupted;
+  } catch (const Error& error) {
+    mine = {};
+    share.outcome = Share::failed;
+    set_text(share.reason, error.what());
+  }
+  share.rows = mine.rows();
+  share.broken = mine.broken.count;
+  if (!mine.broken.entries.empty()) {
+    set_text(share.name, mine.broken.entries.front().name);
+    set_text(share.reason, mine.broken.entries.front().reason);
+  }
+  std::vector<Share> shares(static_cast<std::size_t>(ranks));
+  communicator.all_gather_host(std::as_bytes(std::span(&share, 1)), std::as_writable_bytes(std::span(shares)),
+                               "numbers of features");
+  FeatureTable table;
+  table.width = options.kind.width(vit.config());
+  std::int64_t most = 0;
+  for (const Share& each : shares) {
+    if (each.outcome == Share::interrupted) throw Interrupted();
+    most = std::max(most, each.rows);
+    table.broken.count += each.broken;
+    if (each.broken > 0) table.broken.entries.push_back({each.name, each.reason});
+  }
+  for (std::size_t r = 0; r < shares.size(); ++r)
+    require(shares[r].outcome == Share::done, "features", "rank {} failed: {}", r, shares[r].reason);
+
+  // Rows go from device to device, where there are links for it.
+  mine.values.resize(static_cast<std::size_t>(most * table.width));
+  const Tensor part = context.from_host(ConstArray(mine.values.data(), Shape{most, table.width}));
+  const Tensor all = context.empty({ranks * most, table.width}, DType::float32);
+  communicator.all_gather(part.const_array(), all.array(), context.stream(), "features");
+  std::vector<float> values(static_cast<std::size_t>(all.size()));
+  context.copy_to_host(all, Array(values.data(), all.shape()));
+  const auto gather = [&]<typename T>(std::vector<T>& of_mine) {
+    of_mine.resize(static_cast<std::size_t>(most));
+    std::vector<T> of_all(static_cast<std::size_t>(ranks * most));
+    communicator.all_gather_host(std::as_bytes(std::span(of_mine)), std::as_writable_bytes(std::span(of_all)),
+                                 "labels of features");
+    return of_all;
+  };
+  for (std::int64_t& sample : mine.samples) sample += begin;
+  const auto labels = gather(mine.labels);
+  const auto samples = gather(mine.samples);
+  for (std::int64_t r = 0; r < ranks; ++r) {
+    const std::int64_t rows = shares[static_cast<std::size_t>(r)].rows, first = r * most;
+    const auto append = [&](auto& to, const auto& from, std::int64_t width) {
+      to.insert(to.end(), from.begin() + first * width, from.begin() + (first + rows) * width);
+    };
+    append(table.values, values, table.width);
+    append(table.labels, labels, 1);
+    append(table.samples, samples, 1);
+  }
   return table;
 }
 

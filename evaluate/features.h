@@ -2,6 +2,7 @@
 
 #include "data/image_source.h"
 #include "data/loader.h"
+#include "engine/communicator.h"
 #include "models/vit.h"
 #include "models/weights_file.h"
 
@@ -73,6 +74,12 @@ std::vector<float> host_rows(Context& context, const Tensor& rows);
 /// Features of every picture. Throws Error where none can be read, and for features that are not finite.
 FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
                               const ImageSource& images, const FeatureOptions& options,
+                              const FeatureProgress& progress = {});
+
+/// The same by several ranks, each for a part of the pictures; every rank gets the whole table. Of the broken pictures
+/// each rank's first are listed. Throws on every rank what one of them met; Interrupted where one got a signal.
+FeatureTable extract_features(Context& context, Communicator& communicator, const Vit& vit, const ParameterStore& store,
+                              Network network, const ImageSource& images, const FeatureOptions& options,
                               const FeatureProgress& progress = {});
 
 /// A number for a network's weights, as 16 hexadecimal digits: tells whether features were made by the same ones.

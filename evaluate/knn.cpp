@@ -1,5 +1,6 @@
 #include "evaluate/knn.h"
 
+#include "kernels/common/parallel.h"
 #include "kernels/knn/knn.h"
 
 #include <algorithm>
@@ -26,6 +27,13 @@ void check_features(const Tensor& features, std::span<const std::int32_t> labels
 KnnResult evaluate_knn(Context& context, const Tensor& train_features, std::span<const std::int32_t> train_labels,
                        const Tensor& test_features, std::span<const std::int32_t> test_labels, std::span<const int> ks,
                        double temperature) {
+  SingleProcess alone;
+  return evaluate_knn(context, alone, train_features, train_labels, test_features, test_labels, ks, temperature);
+}
+
+KnnResult evaluate_knn(Context& context, Communicator& communicator, const Tensor& train_features,
+                       std::span<const std::int32_t> train_labels, const Tensor& test_features,
+                       std::span<const std::int32_t> test_labels, std::span<const int> ks, double temperature) {
   check_features(train_features, train_labels, "training");
   check_features(test_features, test_labels, "test");
   require(train_features.extent(1) == test_features.extent(1), kWhere,
@@ -50,8 +58,9 @@ KnnResult evaluate_knn(Context& context, const Tensor& train_features, std::span
   const Tensor labels = context.from_host(ConstArray(train_labels.data(), Shape{train_features.extent(0)}));
   const std::int64_t queries = test_features.extent(0);
   std::vector<std::int64_t> hits1(result.accuracies.size(), 0), hits5(result.accuracies.size(), 0);
-  for (std::int64_t begin = 0; begin < queries; begin += kQueriesAtATime) {
-    const std::int64_t count = std::min(kQueriesAtATime, queries - begin);
+  const auto [first, last] = thread_range(queries, communicator.rank(), communicator.size());
+  for (std::int64_t begin = first; begin < last; begin += kQueriesAtATime) {
+    const std::int64_t count = std::min(kQueriesAtATime, last - begin);
     const Tensor similarities = context.empty({count, used.back()}, DType::float32);
     const Tensor indices = context.empty({count, used.back()}, DType::int32);
     const Tensor predictions = context.empty({used_count, count, kTopClasses}, DType::int32);
@@ -81,6 +90,14 @@ KnnResult evaluate_knn(Context& context, const Tensor& train_features, std::span
         hits1[a] += top[0] == truth ? 1 : 0;
         hits5[a] += std::find(top, top + places, truth) != top + places ? 1 : 0;
       }
+    }
+  }
+  for (std::vector<std::int64_t>* hits : {&hits1, &hits5}) {
+    std::vector<std::int64_t> all(hits->size() * static_cast<std::size_t>(communicator.size()));
+    communicator.all_gather_host(std::as_bytes(std::span(*hits)), std::as_writable_bytes(std::span(all)), "k-NN hits");
+    for (std::size_t a = 0; a < hits->size(); ++a) {
+      (*hits)[a] = 0;
+      for (std::size_t i = a; i < all.size(); i += hits->size()) (*hits)[a] += all[i];
     }
   }
   for (std::size_t a = 0; a < result.accuracies.size(); ++a) {

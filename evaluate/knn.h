@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/communicator.h"
 #include "engine/context.h"
 
 #include <cstdint>
@@ -28,5 +29,10 @@ struct KnnResult {
 KnnResult evaluate_knn(Context& context, const Tensor& train_features, std::span<const std::int32_t> train_labels,
                        const Tensor& test_features, std::span<const std::int32_t> test_labels, std::span<const int> ks,
                        double temperature);
+
+/// The same by several ranks, which all have all features: each classifies a part of the test images.
+KnnResult evaluate_knn(Context& context, Communicator& communicator, const Tensor& train_features,
+                       std::span<const std::int32_t> train_labels, const Tensor& test_features,
+                       std::span<const std::int32_t> test_labels, std::span<const int> ks, double temperature);
 
 }  // namespace dino

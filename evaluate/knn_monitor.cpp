@@ -48,13 +48,13 @@ struct Monitor {
 
   std::int64_t pictures() const { return known->size() + asked->size(); }
 
-  Measured evaluate(Context& context, StudentTeacher& networks, Network network, Progress& bar,
-                    std::int64_t done_before) const {
+  Measured evaluate(Context& context, Communicator& communicator, StudentTeacher& networks, Network network,
+                    Progress& bar, std::int64_t done_before) const {
     FeatureOptions options = FeatureOptions::for_image_size(config.global_crops_size);
     options.threads = config.num_workers;
     const auto extract = [&](const ImageSource& images) {
-      FeatureTable table = extract_features(context, networks.vit(), networks.store(), network, images, options,
-                                            [&](std::int64_t done, std::int64_t, double) {
+      FeatureTable table = extract_features(context, communicator, networks.vit(), networks.store(), network, images,
+                                            options, [&](std::int64_t done, std::int64_t, double) {
                                               StopSignal::check();
                                               bar.update(done_before + done);
                                             });
@@ -63,8 +63,8 @@ struct Monitor {
     };
     const FeatureTable bank = extract(*known);
     const FeatureTable queries = extract(*asked);
-    return {evaluate_knn(context, context.from_host(bank.array()), bank.labels, context.from_host(queries.array()),
-                         queries.labels, config.knn_k, config.knn_temperature),
+    return {evaluate_knn(context, communicator, context.from_host(bank.array()), bank.labels,
+                         context.from_host(queries.array()), queries.labels, config.knn_k, config.knn_temperature),
             bank.broken.count + queries.broken.count, feature_spread(bank)};
   }
 };
@@ -129,14 +129,14 @@ std::shared_ptr<Monitor> open_monitor(const TrainConfig& config) {
 
 }  // namespace
 
-Evaluator make_knn_monitor(Context& context, const TrainConfig& config) {
+Evaluator make_knn_monitor(Context& context, Communicator& communicator, const TrainConfig& config) {
   if (config.knn_every == 0) return {};
   const std::shared_ptr<Monitor> monitor = open_monitor(config);
-  return [monitor, &context](StudentTeacher& networks) {
-    Progress bar("k-NN", 2 * monitor->pictures());
-    const Monitor::Measured of_student = monitor->evaluate(context, networks, Network::student, bar, 0);
+  return [monitor, &context, &communicator](StudentTeacher& networks) {
+    Progress bar("k-NN", 2 * monitor->pictures(), 0, communicator.rank() == 0 ? stderr : nullptr);
+    const Monitor::Measured of_student = monitor->evaluate(context, communicator, networks, Network::student, bar, 0);
     const Monitor::Measured of_teacher =
-        monitor->evaluate(context, networks, Network::teacher, bar, monitor->pictures());
+        monitor->evaluate(context, communicator, networks, Network::teacher, bar, monitor->pictures());
     const KnnResult &student = of_student.knn, &teacher = of_teacher.knn;
     Evaluation evaluation;
     evaluation.score = best_of(teacher).top1;

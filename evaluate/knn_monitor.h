@@ -19,8 +19,8 @@ std::unique_ptr<Dataset> open_labelled(const std::filesystem::path& path, const 
 /// Evaluates student and teacher by k-NN between epochs, as the configuration's knn_ keys say. The score is the
 /// teacher's best top-1. Where the images to classify are those to compare with, a tenth of them is held out; of many,
 /// knn_images are taken. Broken pictures are left out. Empty when knn_every is 0. The data sets are opened at once, so
-/// that mistakes show early.
-Evaluator make_knn_monitor(Context& context, const TrainConfig& config);
+/// that mistakes show early. Ranks share the work.
+Evaluator make_knn_monitor(Context& context, Communicator& communicator, const TrainConfig& config);
 
 /// How many pictures such an evaluation compares with and classifies.
 struct KnnPictures {

@@ -24,36 +24,16 @@ constexpr std::array<NamedFlat, 4> kFlats = {{{"student.", &ParameterStore::stud
                                               {"optimizer.first_moment.", &ParameterStore::first_moment},
                                               {"optimizer.second_moment.", &ParameterStore::second_moment}}};
 
-/// Keys that say where and how fast a run goes, or how long, but not what it computes.
-constexpr std::array<std::string_view, 29> kChangeable = {"init",
-                                                          "epochs",
-                                                          "data_path",
-                                                          "output_dir",
-                                                          "saveckp_freq",
-                                                          "save_minutes",
-                                                          "num_workers",
-                                                          "augment",
-                                                          "max_broken_share",
-                                                          "threads",
-                                                          "device",
-                                                          "knn_every",
-                                                          "knn_train_path",
-                                                          "knn_test_path",
-                                                          "knn_images",
-                                                          "knn_k",
-                                                          "knn_temperature",
-                                                          "precision",
-                                                          "max_skipped_steps",
-                                                          "rollbacks",
-                                                          "health_images",
-                                                          "report_every",
-                                                          "tensorboard",
-                                                          "communicator",
-                                                          "gradient_sums",
-                                                          "bucket_mb",
-                                                          "checksum_every",
-                                                          "collective_timeout_s",
-                                                          "rank_logs"};
+/// Keys that say where and how fast a run goes, or how long, but not what it computes. The first two:
+/// require_same_step.
+constexpr std::array<std::string_view, 31> kChangeable = {
+    "batch_size_per_gpu", "accumulation",  "init",          "epochs",          "data_path",
+    "output_dir",         "saveckp_freq",  "save_minutes",  "num_workers",     "augment",
+    "max_broken_share",   "threads",       "device",        "knn_every",       "knn_train_path",
+    "knn_test_path",      "knn_images",    "knn_k",         "knn_temperature", "precision",
+    "max_skipped_steps",  "rollbacks",     "health_images", "report_every",    "tensorboard",
+    "communicator",       "gradient_sums", "bucket_mb",     "checksum_every",  "collective_timeout_s",
+    "rank_logs"};
 
 template <typename Number>
 Number number_of(const SafetensorsFile& file, const std::string& key) {
@@ -78,29 +58,39 @@ auto or_say_damaged(const fs::path& path, const Read& read) {
   }
 }
 
-/// The line of each key in a written configuration, without the comment.
-std::map<std::string, std::string> lines_by_key(const TrainConfig& config) {
-  std::map<std::string, std::string> lines;
-  std::stringstream text(write_config(config));
-  for (std::string line; std::getline(text, line);) {
-    const std::size_t equals = line.find(" = ");
-    if (line.starts_with('#') || equals == std::string::npos) continue;
-    const std::size_t comment = line.rfind(" # ");
-    std::string value = line.substr(equals + 3, comment - equals - 3);
-    value.erase(value.find_last_not_of(' ') + 1);
-    lines[line.substr(0, equals)] = std::move(value);
+void require_same_run(const fs::path& path, const TrainConfig& of_checkpoint, const TrainConfig& config) {
+  const auto before = config_values(of_checkpoint), now = config_values(config);
+  for (std::size_t i = 0; i < now.size(); ++i) {
+    const auto& [key, value] = now[i];
+    if (std::find(kChangeable.begin(), kChangeable.end(), key) != kChangeable.end()) continue;
+    require(before[i].second == value, "checkpoint",
+            "{} belongs to a run with {} = {}; got {}; try another output_dir for a new run", path.string(), key,
+            before[i].second, value);
   }
-  return lines;
 }
 
-void require_same_run(const fs::path& path, const TrainConfig& of_checkpoint, const TrainConfig& config) {
-  const auto before = lines_by_key(of_checkpoint);
-  for (const auto& [key, value] : lines_by_key(config)) {
-    if (std::find(kChangeable.begin(), kChangeable.end(), key) != kChangeable.end()) continue;
-    require(before.at(key) == value, "checkpoint",
-            "{} belongs to a run with {} = {}; got {}; try another output_dir for a new run", path.string(), key,
-            before.at(key), value);
+/// How a step's pictures are spread over ranks and micro-batches.
+struct Spread {
+  std::int64_t batch = 0, accumulation = 0, ranks = 0;
+
+  std::int64_t images() const { return batch * accumulation * ranks; }
+  std::string to_string() const {
+    return fmt::format("{} = {} a rank × {} micro-batches × {} ranks", images(), batch, accumulation, ranks);
   }
+};
+
+/// A run may go on with other numbers of ranks and micro-batches, where a step has the same pictures.
+void require_same_step(const fs::path& path, const Spread& before, const Spread& now, const TrainConfig& config) {
+  const std::int64_t each = before.images() / (now.accumulation * now.ranks);
+  require(before.images() == now.images(), "checkpoint",
+          "{} belongs to a run with steps of {} pictures; got {}; try {}", path.string(), before.to_string(),
+          now.to_string(),
+          each * now.accumulation * now.ranks == before.images()
+              ? fmt::format("--batch_size_per_gpu {}", each)
+              : "numbers of ranks and micro-batches that divide the first");
+  require(!config.use_bn_in_head || before.accumulation == now.accumulation, "checkpoint",
+          "{} belongs to a run whose batch norm sees {} pictures at a time; got {}; try --accumulation {}",
+          path.string(), before.batch * before.ranks, now.batch * now.ranks, before.accumulation);
 }
 
 }  // namespace
@@ -134,6 +124,7 @@ void write_checkpoint(const fs::path& path, StudentTeacher& networks, const Trai
                      {"epoch", std::to_string(position.epoch)},
                      {"batch", std::to_string(position.batch)},
                      {"step", std::to_string(position.step)},
+                     {"ranks", std::to_string(networks.ranks())},
                      {"best_score", fmt::format("{}", position.best_score)},
                      {"rollbacks", std::to_string(position.rollbacks)},
                      {"healthy", position.healthy ? "true" : "false"},
@@ -143,10 +134,12 @@ void write_checkpoint(const fs::path& path, StudentTeacher& networks, const Trai
 
 TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config) {
   const SafetensorsFile file = or_say_damaged(path, [&] { return SafetensorsFile::read(path); });
-  require_same_run(path, or_say_damaged(path, [&] { return parse_config(file.metadata("config"), "its config"); }),
-                   config);
+  const TrainConfig before = or_say_damaged(path, [&] { return parse_config(file.metadata("config"), "its config"); });
+  require_same_run(path, before, config);
+  const Spread now{config.batch_size_per_gpu, config.accumulation, networks.ranks()};
+  Spread then{before.batch_size_per_gpu, before.accumulation, 1};
   // Everything is looked at before anything is changed.
-  const TrainingPosition position = or_say_damaged(path, [&] {
+  TrainingPosition position = or_say_damaged(path, [&] {
     const auto check = [&](const std::string& name, DType dtype, const Shape& shape) {
       require_array(file[name], dtype, shape, path.string(), name);
     };
@@ -156,6 +149,10 @@ TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks,
     }
     check("center", DType::float32, networks.center().shape());
     check("optimizer.update_counts", DType::int64, Shape{static_cast<std::int64_t>(networks.layout().infos().size())});
+    // Files from before there were several have one.
+    const bool has_ranks = file.metadata().contains("ranks");
+    then.ranks = has_ranks ? number_of<std::int64_t>(file, "ranks") : 1;
+    require(then.ranks >= 1, "checkpoint", "its number of ranks is {}", then.ranks);
     TrainingPosition found;
     found.epoch = number_of<std::int64_t>(file, "epoch");
     found.batch = number_of<std::int64_t>(file, "batch");
@@ -171,6 +168,9 @@ TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks,
             "its position is negative; got epoch {}, batch {}, step {}", found.epoch, found.batch, found.step);
     return found;
   });
+  require_same_step(path, then, now, config);
+  // It counts in micro-batches.
+  position.batch = position.batch / then.accumulation * now.accumulation;
   ParameterStore& store = networks.store();
   for (const NamedFlat& named : kFlats) {
     for (const ParameterId id : networks.layout().ids()) {

@@ -348,6 +348,12 @@ void check_config(const TrainConfig& c) {
         fmt::format("embed_dim must be a multiple of num_heads; got {} and {}", c.embed_dim, c.num_heads));
 }
 
+std::vector<std::pair<std::string_view, std::string>> config_values(const TrainConfig& config) {
+  std::vector<std::pair<std::string_view, std::string>> values;
+  for (const ConfigField& field : config_table()) values.emplace_back(field.name, value_to_toml(field, config));
+  return values;
+}
+
 std::string write_config(const TrainConfig& config) {
   constexpr std::size_t kCommentColumn = 36;
   std::string text = "# Configuration of a dino_cuda training run.\n";

@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace dino {
@@ -143,6 +144,9 @@ void check_config(const TrainConfig& config);
 
 /// The whole configuration as TOML, a comment beside every key. parse_config(write_config(c)) == c.
 std::string write_config(const TrainConfig& config);
+
+/// Every key with its value as TOML, in the table's order.
+std::vector<std::pair<std::string_view, std::string>> config_values(const TrainConfig& config);
 
 /// The entry of `known` that is nearest to `word` by edit distance.
 std::string_view nearest_name(std::string_view word, const std::vector<std::string_view>& known);

@@ -1,5 +1,6 @@
 #include "train/run_recorder.h"
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 namespace dino {
@@ -62,6 +63,17 @@ void RunRecorder::rolled_back(const TrainingPosition& position) {
   sync();
   // As a resumed run does, which knows of no later steps either.
   open(position.step, position.epoch);
+}
+
+RankRecorder::RankRecorder(const std::filesystem::path& folder, int rank, std::int64_t first_step)
+    : log_(folder / fmt::format("log.rank{}.jsonl", rank), "step", first_step, [](const std::string&) {}) {}
+
+void RankRecorder::step_done(const StepReport& report) {
+  log_.append({{"step", report.position.step},
+               {"epoch", report.position.epoch},
+               {"loss", report.result.loss},
+               {"images_per_second", report.images_per_second},
+               {"data_wait_share", report.data_wait_share}});
 }
 
 }  // namespace dino

@@ -41,4 +41,16 @@ class RunRecorder final : public RunObserver {
   std::optional<RunLog> log_, knn_log_, health_log_;
 };
 
+/// Writes what one of several ranks sees of each step: log.rankN.jsonl.
+class RankRecorder final : public RunObserver {
+ public:
+  /// A full disk costs lines, not the run.
+  RankRecorder(const std::filesystem::path& folder, int rank, std::int64_t first_step);
+
+  void step_done(const StepReport& report) override;
+
+ private:
+  RunLog log_;
+};
+
 }  // namespace dino

@@ -54,7 +54,7 @@ StopSignal::~StopSignal() {
 
 int StopSignal::received() { return received_signal; }
 
-int StopSignal::exit_status() { return received() == SIGUSR1 ? kRequeueStatus : 128 + received(); }
+int StopSignal::exit_status(int signal) { return signal == SIGUSR1 ? kRequeueStatus : 128 + signal; }
 
 void exit_on_requeue_signal() {
   const struct sigaction leave = action(exit_for_requeue);

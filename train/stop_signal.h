@@ -29,10 +29,9 @@ class StopSignal {
   static void check() {
     if (received() != 0) throw Interrupted();
   }
-  /// What a process that the signal stopped, and that can go on later, ends with: kRequeueStatus after SIGUSR1, else
-  /// 128
-  /// + the signal.
-  static int exit_status();
+  /// What a process that `signal` stopped, and that can go on later, ends with: kRequeueStatus after SIGUSR1, else
+  /// 128 + the signal.
+  static int exit_status(int signal);
 
  private:
   std::array<struct sigaction, 4> before_;

@@ -102,6 +102,8 @@ class StudentTeacher {
   /// How often recorded work was replayed.
   std::int64_t replays() const { return graphs_.replays(); }
 
+  /// How many ranks train them together.
+  int ranks() const { return communicator_.size(); }
   const Vit& vit() const { return vit_; }
   const DinoHead& head() const { return head_; }
   const ParameterLayout& layout() const { return layout_; }

@@ -6,7 +6,9 @@
 #include "engine/text.h"
 #include "train/initial_weights.h"
 #include "train/precision.h"
+#include "train/ranks.h"
 #include "train/run_folder.h"
+#include "train/run_recorder.h"
 #include "train/schedules.h"
 #include "train/stop_signal.h"
 #include "train/training_data.h"
@@ -21,6 +23,8 @@
 
 namespace dino {
 namespace {
+
+namespace fs = std::filesystem;
 
 /// Every rank finds its own.
 std::string broken_list_name(int rank) {
@@ -37,14 +41,19 @@ class Trainer {
         config_(config),
         evaluator_(evaluator),
         observers_(std::move(observers)),
-        folder_(config, start),
-        broken_list_(folder_.file(broken_list_name(communicator.rank())), start == StartMode::resume),
         networks_(context, communicator, config, compute_type_for(config.precision, context.device())) {
-    if (start == StartMode::resume) {
-      position_ = folder_.resume(networks_, start_notes_);
-    } else if (!config.init.empty()) {
-      start_notes_ = load_initial_weights(networks_, config_);
+    if (writes()) {
+      folder_.emplace(config, start);
+      if (start == StartMode::resume) {
+        position_ = folder_->resume(networks_, start_notes_);
+      } else if (!config.init.empty()) {
+        start_notes_ = load_initial_weights(networks_, config_);
+      }
     }
+    if (start == StartMode::resume || !config.init.empty()) share_state(communicator, networks_, position_);
+    require_same_state(communicator, networks_, position_);
+    broken_list_.emplace(fs::path(config.output_dir) / broken_list_name(communicator.rank()),
+                         start == StartMode::resume);
     const SamplerOptions sampler{.size = images.size(),
                                  .batch = config.batch_size_per_gpu,
                                  .rank = communicator.rank(),
@@ -69,37 +78,39 @@ class Trainer {
                         .batch = epoch_read ? 0 : position_.batch,
                         .end_epoch = config_.epochs,
                         .max_broken_share = config_.max_broken_share,
-                        .on_broken = [this](const BrokenImage& image) { broken_list_.add(image); },
+                        .on_broken = [this](const BrokenImage& image) { broken_list_->add(image); },
                         .augment = augment_on(config_, context_.device())});
     };
     go_on();
   }
 
   int run() {
+    if (!writes()) observers_.clear();
+    if (config_.rank_logs && communicator_.size() > 1)
+      observers_.push_back(std::make_shared<RankRecorder>(config_.output_dir, communicator_.rank(), position_.step));
     const StopSignal stop;
     const IgnoreClosedPipes pipes;
-    Progress progress("step", config_.epochs * steps_per_epoch_, position_.step);
+    Progress progress("step", config_.epochs * steps_per_epoch_, position_.step, writes() ? stderr : nullptr);
     progress.message(describe());
     for (const std::string& note : start_notes_) progress.message(note);
     if (writes()) {
       observers_.insert(observers_.begin(),
-                        folder_.start(position_, [&](const std::string& line) { progress.message(line); }));
+                        folder_->start(position_, [&](const std::string& line) { progress.message(line); }));
       // So that a run can be resumed from the first step on.
       if (position_.step == 0) save_last_and_healthy();
       // Where the run before was not meant to go back.
-      const bool none_healthy = config_.rollbacks > 0 && !std::filesystem::exists(folder_.file(kHealthyCheckpoint));
+      const bool none_healthy = config_.rollbacks > 0 && !fs::exists(folder_->file(kHealthyCheckpoint));
       if (none_healthy && position_.batch == 0 && position_.healthy) save(kHealthyCheckpoint);
     }
+    communicator_.barrier("the run's folder");
     try {
-      if (evaluator_ && position_.step == 0 && writes()) {
+      if (evaluator_ && position_.step == 0) {
         evaluate("before training", -1, progress);
       }
     } catch (const Interrupted&) {
       return stopped(progress);
     }
-    if (writes()) {
-      for (const auto& observer : observers_) observer->started(pause(position_.epoch - 1, progress));
-    }
+    for (const auto& observer : observers_) observer->started(pause(position_.epoch - 1, progress));
     while (position_.epoch < config_.epochs) {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
         const std::int64_t batch = position_.batch;
@@ -108,15 +119,20 @@ class Trainer {
         } catch (const TooManyBroken&) {
           finish_steps(progress);
           position_.batch = batch;
-          if (writes()) save(kLastCheckpoint);  // the steps until here are good
+          save(kLastCheckpoint);  // the steps until here are good
           throw;
         }
         const Next next = decide();
-        if (next == Next::step) continue;
-        finish_steps(progress);
-        if (trouble_) settle(progress);
-        if (writes()) save(kLastCheckpoint);
-        if (next == Next::stop) return stopped(progress);
+        if (next != Next::step) {
+          finish_steps(progress);
+          if (trouble_) settle(progress);
+          save(kLastCheckpoint);
+          if (next == Next::stop) return stopped(progress);
+        }
+        if (config_.checksum_every > 0 && position_.step % config_.checksum_every == 0) {
+          finish_steps(progress);
+          require_same_state(communicator_, networks_, position_);
+        }
       }
       finish_steps(progress);
       if (trouble_ && settle(progress)) continue;
@@ -128,17 +144,18 @@ class Trainer {
         return stopped(progress);
       }
     }
-    if (writes()) folder_.save_the_rest(networks_);
+    if (writes()) folder_->save_the_rest(networks_);
+    communicator_.barrier("the end");
     return 0;
   }
 
  private:
   bool writes() const { return communicator_.rank() == 0; }
-  /// Returns false where the disk does not take it.
+  /// Writes a checkpoint on rank 0. Returns false where the disk does not take it.
   bool save(const std::string& name) {
     position_.healthy = health_->sound();
     position_.health = health_->state();
-    return folder_.save(name, networks_, position_);
+    return !writes() || folder_->save(name, networks_, position_);
   }
 
   /// Takes up the position: what was seen before it, and the data after it.
@@ -151,23 +168,30 @@ class Trainer {
   /// Saves the state as `last`, and where it is healthy for roll-backs as well: only at the ends of epochs, where also
   /// a run that was stopped and resumed comes by.
   void save_last_and_healthy() {
-    if (save(kLastCheckpoint) && config_.rollbacks > 0 && position_.healthy)
-      folder_.keep(kLastCheckpoint, kHealthyCheckpoint);
+    if (save(kLastCheckpoint) && writes() && config_.rollbacks > 0 && position_.healthy)
+      folder_->keep(kLastCheckpoint, kHealthyCheckpoint);
   }
 
-  /// What comes after a step: the next one, that one after saving, or saving and the end.
+  /// What comes after a step: the next one, that one after saving, or saving and the end. The same on every rank: a
+  /// signal may reach them in different steps, or only one of them.
   enum class Next { step, save, stop };
-  Next decide() const {
-    if (StopSignal::received() != 0) return Next::stop;
+  Next decide() {
     // After the last step of an epoch it is saved anyway.
     const bool epoch_ends = position_.batch >= steps_per_epoch_ * config_.accumulation;
-    return writes() && !epoch_ends && folder_.save_is_due() ? Next::save : Next::step;
+    const bool save_is_due = writes() && !epoch_ends && folder_->save_is_due();
+    constexpr int kSave = 1, kStop = 1000;
+    const int mine = StopSignal::received() != 0 ? kStop + StopSignal::received() : save_is_due ? kSave : 0;
+    const int most = largest_of_ranks(communicator_, mine, "signals");
+    if (most >= kStop) signal_ = most - kStop;
+    return most >= kStop ? Next::stop : most == kSave ? Next::save : Next::step;
   }
 
   int stopped(Progress& progress) {
-    if (writes()) folder_.save_the_rest(networks_);
+    if (signal_ == 0) signal_ = largest_of_ranks(communicator_, StopSignal::received(), "signals");
+    if (writes()) folder_->save_the_rest(networks_);
     progress.message(fmt::format("interrupted after step {}; go on with --resume", position_.step));
-    return StopSignal::exit_status();
+    communicator_.barrier("the end");
+    return StopSignal::exit_status(signal_);
   }
 
   /// The position counts in epochs and batches of this many pictures.
@@ -178,13 +202,15 @@ class Trainer {
     require(fits && p.epoch <= config_.epochs, "train",
             "{} is at step {}, in batch {} of epoch {}, which is no place in {} epochs of {} batches; try the pictures "
             "and epochs of the run before, or another --output_dir",
-            folder_.file(kLastCheckpoint).string(), p.step, p.batch, p.epoch, config_.epochs, batches_per_epoch_);
+            (fs::path(config_.output_dir) / kLastCheckpoint).string(), p.step, p.batch, p.epoch, config_.epochs,
+            batches_per_epoch_);
   }
 
   std::string describe() const {
-    return fmt::format("{} parameters, {} steps of {} images per epoch, {} epochs, {}{}",
+    return fmt::format("{} parameters, {} steps of {} images per epoch, {} epochs, {}{}{}",
                        networks_.layout().parameter_count(), steps_per_epoch_, global_batch_, config_.epochs,
                        compute_type_for(config_.precision, context_.device()) == DType::bfloat16 ? "bf16" : "fp32",
+                       communicator_.size() > 1 ? fmt::format(", {} ranks", communicator_.size()) : "",
                        position_.step > 0 ? fmt::format(", from step {}", position_.step) : "");
   }
 
@@ -243,9 +269,7 @@ class Trainer {
                             .result = result,
                             .images_per_second = static_cast<double>(global_batch_) / step_ms * 1e3,
                             .data_wait_share = step.wait_ms / step_ms};
-    if (writes()) {
-      for (const auto& observer : observers_) observer->step_done(report);
-    }
+    for (const auto& observer : observers_) observer->step_done(report);
     watch(report, progress);
     if (!result.not_finite) {
       epoch_loss_ += result.loss;
@@ -306,19 +330,19 @@ class Trainer {
          "{}{}; {} is the last good checkpoint; try a smaller lr, longer warmup_epochs, a smaller clip_grad, a "
          "lower warmup_teacher_temp, or precision = \"fp32\"",
          trouble.what, weight ? fmt::format(", and {} itself is not finite", *weight) : "",
-         folder_.file(kLastCheckpoint).string());
+         (fs::path(config_.output_dir) / kLastCheckpoint).string());
   }
 
   void roll_back(const std::string& why, Progress& progress) {
     const TrainingPosition before = position_;
-    position_ = folder_.load(kHealthyCheckpoint, networks_);
+    if (writes()) position_ = folder_->load(kHealthyCheckpoint, networks_);
+    share_state(communicator_, networks_, position_);
     position_.best_score = before.best_score;  // that file stays as it is
     position_.rollbacks = before.rollbacks + 1;
     require_position_fits();
     go_on();
     epoch_loss_ = 0;
     epoch_steps_ = 0;
-    if (!writes()) return;
     save(kLastCheckpoint);
     for (const auto& observer : observers_) observer->rolled_back(position_);
     const double factor = std::ldexp(1.0, -position_.rollbacks);
@@ -373,7 +397,7 @@ class Trainer {
     epoch_steps_ = 0;
     const bool last = epoch + 1 == config_.epochs;
     const int every = std::max(1, config_.knn_every);  // without k-NN, the evaluator looks at features
-    const bool evaluated = evaluator_ && ((epoch + 1) % every == 0 || last) && writes();
+    const bool evaluated = evaluator_ && ((epoch + 1) % every == 0 || last);
     if (evaluated && config_.knn_every > 0) {
       // Evaluations take long. A run that is stopped in one begins with it when it is resumed: after the last step.
       position_.batch = steps_per_epoch_ * config_.accumulation;
@@ -382,7 +406,6 @@ class Trainer {
     ++position_.epoch;
     position_.batch = 0;
     if (evaluated) evaluate(fmt::format("epoch {}", epoch), epoch, progress);
-    if (!writes()) return;
     save_last_and_healthy();
     if (config_.saveckp_freq > 0 && position_.epoch % config_.saveckp_freq == 0) {
       save(fmt::format("epoch_{:04}.safetensors", position_.epoch));
@@ -411,8 +434,8 @@ class Trainer {
   TrainConfig config_;
   const Evaluator& evaluator_;
   RunObservers observers_;
-  RunFolder folder_;
-  BrokenImageList broken_list_;
+  std::optional<RunFolder> folder_;             // of rank 0
+  std::optional<BrokenImageList> broken_list_;  // each rank's own
   StudentTeacher networks_;
   std::vector<std::string> start_notes_;  // about the weights that the run starts from
   TrainingPosition position_;
@@ -430,6 +453,7 @@ class Trainer {
   double epoch_loss_ = 0;
   int epoch_steps_ = 0;
   std::int64_t broken_reported_ = 0;
+  int signal_ = 0;  // that some rank was stopped by
 };
 
 }  // namespace
@@ -437,6 +461,7 @@ class Trainer {
 int train(Context& context, Communicator& communicator, const TrainConfig& config, const ImageSource& images,
           StartMode start, const Evaluator& evaluator, RunObservers observers) {
   check_config(config);
+  require_same_configuration(communicator, config, compute_type_for(config.precision, context.device()), images.size());
   Trainer trainer(context, communicator, config, images, start, evaluator, std::move(observers));
   return trainer.run();
 }

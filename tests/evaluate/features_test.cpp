@@ -1,16 +1,20 @@
 #include "evaluate/features.h"
 
 #include "data/png.h"
+#include "engine/communicators/threads.h"
 #include "evaluate/held_out.h"
 #include "evaluate/knn_monitor.h"
 #include "tests/support/catch.h"
+#include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
+#include "train/stop_signal.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <thread>
 
 using namespace dino;
 using namespace dino::test;
@@ -127,11 +131,86 @@ TEST_CASE("The monitor of a folder without splits does not compare pictures with
   config.knn_every = 1;
   config.knn_k = {1};
   const auto context = make_cpu_context();
-  const Evaluator monitor = make_knn_monitor(*context, config);
-  REQUIRE(monitor);
   SingleProcess communicator;
+  const Evaluator monitor = make_knn_monitor(*context, communicator, config);
+  REQUIRE(monitor);
   StudentTeacher networks(*context, communicator, config, DType::float32);
   const Evaluation evaluation = monitor(networks);
   CHECK(evaluation.summary.find("a tenth of the training images") != std::string::npos);
   CHECK(evaluation.score < 60);  // 100 where each finds itself
+}
+
+namespace {
+
+/// Features by so many ranks, and what each one threw.
+std::vector<std::string> features_on_ranks(int ranks, const ImageSource& images, std::vector<FeatureTable>& tables,
+                                           const std::function<FeatureProgress(int rank)>& progress) {
+  ThreadGroup group(ranks, 60);
+  tables.resize(static_cast<std::size_t>(ranks));
+  std::vector<std::string> errors(static_cast<std::size_t>(ranks));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      ThreadCommunicator communicator(group, rank);
+      try {
+        const auto context = make_cpu_context();
+        ParameterLayout layout;
+        const Vit vit(layout, {.embed_dim = 24, .depth = 1, .heads = 2, .patch_px = 8, .image_px = 16});
+        ParameterStore store(*context, layout, DType::float32, ParameterStore::Role::inference);
+        store.initialize(3);
+        tables[static_cast<std::size_t>(rank)] =
+            extract_features(*context, communicator, vit, store, Network::student, images,
+                             {.crop_px = 16, .short_side_px = 18, .batch = 4, .threads = 1}, progress(rank));
+      } catch (const Interrupted&) {
+        errors[static_cast<std::size_t>(rank)] = "interrupted";
+      } catch (const std::exception& error) {
+        errors[static_cast<std::size_t>(rank)] = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return errors;
+}
+
+}  // namespace
+
+TEST_CASE("Ranks that share the pictures get the features of one") {
+  const auto none = [](int) { return FeatureProgress(); };
+  for (const std::set<std::int64_t>& broken : {std::set<std::int64_t>{}, std::set<std::int64_t>{0, 4, 5, 10}}) {
+    const SomeBroken images(23, broken);
+    const FeatureTable expected = network_features(images);
+    for (const int ranks : {1, 2, 3, 4}) {
+      std::vector<FeatureTable> tables;
+      for (const std::string& error : features_on_ranks(ranks, images, tables, none)) REQUIRE(error == "");
+      for (const FeatureTable& table : tables) {
+        CHECK(table.labels == expected.labels);
+        CHECK(table.samples == expected.samples);
+        CHECK(table.broken.count == static_cast<std::int64_t>(broken.size()));
+        REQUIRE(table.values.size() == expected.values.size());
+        // Products of other numbers of rows may add up in another order.
+        check_close(table.array(), expected.array(), 1e-5, "features");
+        CHECK(table.values == tables[0].values);
+      }
+    }
+  }
+  const SomeBroken two(2, {});  // fewer pictures than ranks
+  std::vector<FeatureTable> tables;
+  for (const std::string& error : features_on_ranks(4, two, tables, none)) REQUIRE(error == "");
+  for (const FeatureTable& table : tables) CHECK(table.samples == std::vector<std::int64_t>{0, 1});
+}
+
+TEST_CASE("What one rank meets while features are made, all meet") {
+  const SomeBroken images(23, {});
+  std::vector<FeatureTable> tables;
+  const auto failing = [](int rank) -> FeatureProgress {
+    return [rank](std::int64_t, std::int64_t, double) { require(rank != 1, "features", "the disk went away"); };
+  };
+  for (const std::string& error : features_on_ranks(3, images, tables, failing))
+    CHECK(error == "[features] rank 1 failed: [features] the disk went away");
+  const auto stopped = [](int rank) -> FeatureProgress {
+    return [rank](std::int64_t, std::int64_t, double) {
+      if (rank == 2) throw Interrupted();
+    };
+  };
+  for (const std::string& error : features_on_ranks(3, images, tables, stopped)) CHECK(error == "interrupted");
 }

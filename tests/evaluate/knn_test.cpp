@@ -1,5 +1,6 @@
 #include "evaluate/knn.h"
 
+#include "engine/communicators/threads.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
 #include "tests/support/every_context.h"
@@ -8,6 +9,7 @@
 
 #include <cmath>
 #include <string>
+#include <thread>
 
 using namespace dino;
 using namespace dino::test;
@@ -91,4 +93,37 @@ TEST_CASE("k-NN refuses what does not fit") {
   CHECK_THROWS_AS(evaluate(train, {0, 1}, {0, 1}, {0}), Error);
   CHECK_THROWS_AS(evaluate(train, {0, 1}, {0, 1}, {}), Error);
   CHECK_NOTHROW(evaluate(train, {0, 1}, {0, 1}, {1}));
+}
+
+TEST_CASE("Ranks that share the test images find the accuracies of one") {
+  const HostArray bank = random_normal(DType::float32, {40, 6}, 1), queries = random_normal(DType::float32, {23, 6}, 2);
+  std::vector<std::int32_t> bank_labels, query_labels;
+  for (int i = 0; i < 40; ++i) bank_labels.push_back(i % 5);
+  for (int i = 0; i < 23; ++i) query_labels.push_back(i % 5);
+  const std::vector<int> ks{1, 3, 10};
+  const auto context = make_cpu_context();
+  const KnnResult expected = evaluate_knn(*context, context->from_host(bank), bank_labels, context->from_host(queries),
+                                          query_labels, ks, 0.07);
+  REQUIRE(expected.accuracies[1].top1 > 0);
+  for (const int ranks : {2, 3, 30}) {
+    ThreadGroup group(ranks, 60);
+    std::vector<KnnResult> results(static_cast<std::size_t>(ranks));
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < ranks; ++rank) {
+      threads.emplace_back([&, rank] {
+        ThreadCommunicator communicator(group, rank);
+        const auto own = make_cpu_context();
+        results[static_cast<std::size_t>(rank)] = evaluate_knn(*own, communicator, own->from_host(bank), bank_labels,
+                                                               own->from_host(queries), query_labels, ks, 0.07);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const KnnResult& result : results) {
+      CHECK(result.classes == expected.classes);
+      for (std::size_t i = 0; i < ks.size(); ++i) {
+        CHECK(result.accuracies[i].top1 == expected.accuracies[i].top1);
+        CHECK(result.accuracies[i].top5 == expected.accuracies[i].top5);
+      }
+    }
+  }
 }

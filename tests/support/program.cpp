@@ -24,7 +24,8 @@ void redirect(const std::string& path, int descriptor) {
 }  // namespace
 
 Program::Program(const std::vector<std::string>& arguments, const ProgramLimits& limits) {
-  std::vector<std::string> words{program_path().string()};
+  std::vector<std::string> words = limits.launcher;
+  words.push_back(program_path().string());
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -52,7 +53,7 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramLimits&
     const rlimit limit{static_cast<rlim_t>(limits.address_bytes), static_cast<rlim_t>(limits.address_bytes)};
     if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(126);
   }
-  execve(argv[0], argv.data(), environment.data());
+  execvpe(argv[0], argv.data(), environment.data());
   _exit(127);
 }
 

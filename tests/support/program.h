@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace dino::test {
@@ -22,6 +23,7 @@ struct ProgramLimits {
   std::string output = {};         // file or device that takes the standard output instead of Outcome::output
   std::string errors = {};         // takes the standard error output instead of Outcome::errors
   std::string working_folder = {};
+  std::vector<std::string> launcher = {};     // words in front of the program: `mpirun -n 2`
   std::vector<std::string> environment = {};  // NAME=value, beside what the test has
 };
 
@@ -34,6 +36,7 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
+  pid_t process() const { return process_; }
   void send(int signal) const;
   bool is_running();
   Outcome wait();
