@@ -90,7 +90,7 @@ TEST_CASE("The planned memory counts the evaluations") {
   const auto context = make_cpu_context();
   SingleProcess communicator;
   const auto images = open_dataset(config.data_path);
-  train(*context, communicator, config, *images, StartMode::fresh, make_knn_monitor(*context, config));
+  train(*context, communicator, config, *images, StartMode::fresh, make_knn_monitor(*context, communicator, config));
 
   const KnnPictures pictures = count_knn_pictures(config);
   CHECK(pictures.known == 36);
