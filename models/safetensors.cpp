@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <optional>
 
 namespace dino {
@@ -39,14 +40,14 @@ std::string name_in_file(DType dtype) {
 
 /// Number of bytes of an array of these extents, or nothing where it would not fit into `limit`.
 std::optional<std::uint64_t> array_bytes(const std::vector<std::uint64_t>& extents, DType dtype, std::uint64_t limit) {
+  const bool none = std::find(extents.begin(), extents.end(), 0U) != extents.end();
+  // Bounded without the zeros too: nobody who multiplies the extents shall overflow.
+  if (none) limit = std::numeric_limits<std::int64_t>::max();
   std::uint64_t bytes = size_of(dtype);
-  bool none = false;
   for (const std::uint64_t extent : extents) {
-    none = none || extent == 0;
-    // Bounded without the zeros too: nobody who multiplies the extents shall overflow.
-    const std::uint64_t factor = std::max<std::uint64_t>(extent, 1);
-    if (factor > std::max<std::uint64_t>(limit, 1) / bytes && factor > 1) return std::nullopt;
-    bytes *= factor;
+    if (extent == 0) continue;
+    if (extent > limit / bytes) return std::nullopt;
+    bytes *= extent;
   }
   return none ? 0 : bytes;
 }
