@@ -57,7 +57,7 @@ void RunRecorder::evaluated(const PauseReport& pause, const Evaluation& evaluati
   knn_log_->append(line);
 }
 
-void RunRecorder::found(const Finding& finding) { health_log_.append(finding.to_json()); }
+void RunRecorder::found(const Finding& finding) { health_log_->append(finding.to_json()); }
 
 void RunRecorder::rolled_back(const TrainingPosition& position) {
   sync();
