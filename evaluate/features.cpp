@@ -189,7 +189,7 @@ FeatureTable extract_features(Context& context, Communicator& communicator, cons
     if (each.outcome == Share::interrupted) throw Interrupted();
     most = std::max(most, each.rows);
     table.broken.count += each.broken;
-    if (each.broken > 0) table.broken.entries.push_back({each.name, each.reason});
+    if (each.broken > 0) table.broken.entries.push_back({.index = 0, .name = each.name, .reason = each.reason});
   }
   for (std::size_t r = 0; r < shares.size(); ++r)
     require(shares[r].outcome == Share::done, "features", "rank {} failed: {}", r, shares[r].reason);

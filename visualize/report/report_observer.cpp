@@ -26,6 +26,9 @@ std::string as_utf8(const std::string& text) {
   return nlohmann::json::parse(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).get<std::string>();
 }
 
+/// Trouble with the disk is reported by the run's own logs.
+void no_report(const std::string&) {}
+
 }  // namespace
 
 ReportObserver::ReportObserver(Context& context, const TrainConfig& config, const ImageSource& images,
@@ -52,15 +55,28 @@ void ReportObserver::started(const PauseReport& pause) {
   try_to("record of the environment", pause, [&] {
     nlohmann::ordered_json line{{"step", pause.position.step}, {"started", now()}};
     for (const auto& [key, value] : facts_) line[key] = as_utf8(value);
-    RunLog(folder / "environment.jsonl", pause.position.step).append(line);
+    RunLog(folder / "environment.jsonl", "step", pause.position.step, no_report).append(line);
   });
   try_to("film", pause, [&] {
-    film_.remove_frames_after(pause.position.step == 0 ? -1 : pause.position.epoch);
     make_output_folder(folder / "film");
     remove_abandoned_parts(folder / "film");
-    epochs_ = std::make_unique<RunLog>(folder / "film/epochs.jsonl", pause.position.step);
+    go_on_after(pause.position.step == 0 ? -1 : pause.position.epoch);
   });
   if (pause.position.step == 0) write(pause);
+}
+
+void ReportObserver::go_on_after(std::int64_t epochs) {
+  film_.remove_frames_after(epochs);
+  epochs_ = std::make_unique<RunLog>(fs::path(config_.output_dir) / "film/epochs.jsonl", "epoch", epochs, no_report);
+  reader_.reset();
+}
+
+void ReportObserver::rolled_back(const TrainingPosition& position) {
+  try {
+    go_on_after(position.epoch);
+  } catch (const Error&) {
+    epochs_.reset();  // the run's own logs report the trouble with the disk
+  }
 }
 
 void ReportObserver::epoch_done(const PauseReport& pause) {
@@ -78,7 +94,7 @@ void ReportObserver::write(const PauseReport& pause) {
                                 {"epoch", pause.epoch},
                                 {"film_seconds", seconds()},
                                 {"broken", pause.broken.count}};
-    for (const BrokenImages::Entry& entry : pause.broken.entries) {
+    for (const BrokenImage& entry : pause.broken.entries) {
       if (line["broken_names"].size() < kMaxBrokenNames)
         line["broken_names"].push_back(as_utf8(entry.name + ": " + entry.reason));
     }

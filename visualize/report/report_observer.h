@@ -23,9 +23,12 @@ class ReportObserver final : public RunObserver {
                  std::vector<std::string> class_names, std::map<std::string, std::string> facts);
 
   void started(const PauseReport& pause) override;
+  void rolled_back(const TrainingPosition& position) override;
   void epoch_done(const PauseReport& pause) override;
 
  private:
+  /// Forgets what an earlier part of the run wrote of later epochs.
+  void go_on_after(std::int64_t epochs);
   void write(const PauseReport& pause);
   /// Runs `work`; what it throws becomes a message.
   template <typename Work>
