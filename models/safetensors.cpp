@@ -16,6 +16,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
 
+constexpr const char* kWhere = "safetensors";
+
 struct TypeName {
   const char* name;
   DType dtype;
@@ -90,7 +92,6 @@ struct Entry {
 }  // namespace
 
 SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
-  constexpr const char* kWhere = "safetensors";
   constexpr std::uint64_t kMaxHeaderBytes = std::uint64_t{100} << 20;
   std::error_code error;
   const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
@@ -107,13 +108,29 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
   stream.read(header.data(), static_cast<std::streamsize>(header_bytes));
   const std::uint64_t data_bytes = file_bytes - 8 - header_bytes;
 
-  SafetensorsFile file;
-  file.path_ = path;
-  file.bytes_ = AlignedBuffer(data_bytes);
-  stream.read(reinterpret_cast<char*>(file.bytes_.data()), static_cast<std::streamsize>(data_bytes));
+  AlignedBuffer data(data_bytes);
+  stream.read(reinterpret_cast<char*>(data.data()), static_cast<std::streamsize>(data_bytes));
   require(stream.good(), kWhere, "cannot read {}: the file ended early", path.string());
-  check_sum(path, header, file.bytes_);
+  return SafetensorsFile(path, header, std::move(data));
+}
 
+SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const std::filesystem::path& name) {
+  std::uint64_t header_bytes = 0;
+  if (bytes.size() >= 8) std::memcpy(&header_bytes, bytes.data(), 8);
+  require(bytes.size() >= 8 && header_bytes <= bytes.size() - 8, kWhere,
+          "{} is not a safetensors file or is truncated: its header claims {} bytes, there are {}", name.string(),
+          header_bytes, bytes.size());
+  const std::string header(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
+  const std::span<const std::byte> rest = bytes.subspan(8 + header_bytes);
+  AlignedBuffer data(rest.size());
+  std::copy(rest.begin(), rest.end(), data.data());
+  return SafetensorsFile(name, header, std::move(data));
+}
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, const std::string& header, AlignedBuffer data)
+    : path_(path), bytes_(std::move(data)) {
+  const std::uint64_t data_bytes = bytes_.size();
+  check_sum(path, header, bytes_);
   const nlohmann::json json = parse_json(header);
   require(json.is_object(), kWhere, "{} has a header that is not a JSON object", path.string());
   std::vector<Entry> entries;
@@ -122,7 +139,7 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
       require(value.is_object(), kWhere, "{} has metadata that is not an object", path.string());
       for (const auto& [key, text] : value.items()) {
         require(text.is_string(), kWhere, "{} has metadata {} that is not a string", path.string(), key);
-        file.metadata_[key] = text.get<std::string>();
+        metadata_[key] = text.get<std::string>();
       }
       continue;
     }
@@ -150,7 +167,7 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
             path.string(), name);
     const std::vector<std::int64_t> signed_extents(extents.begin(), extents.end());
     entries.push_back({name, offsets[0], offsets[1],
-                       ConstArray(file.bytes_.data() + offsets[0], *dtype, Shape(std::span(signed_extents)))});
+                       ConstArray(bytes_.data() + offsets[0], *dtype, Shape(std::span(signed_extents)))});
   }
 
   std::sort(entries.begin(), entries.end(),
@@ -159,10 +176,9 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
   for (const Entry& entry : entries) {
     require(entry.begin >= end, kWhere, "{}: tensor {} overlaps another one", path.string(), entry.name);
     end = entry.end;
-    file.names_.push_back(entry.name);
-    file.arrays_[entry.name] = entry.array;
+    names_.push_back(entry.name);
+    arrays_[entry.name] = entry.array;
   }
-  return file;
 }
 
 const std::string& SafetensorsFile::metadata(const std::string& key) const {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@ namespace dino {
 class SafetensorsFile {
  public:
   static SafetensorsFile read(const std::filesystem::path& path);
+  /// The same of a file's content, which is copied; `name` stands for the file in messages.
+  static SafetensorsFile parse(std::span<const std::byte> bytes, const std::filesystem::path& name);
 
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   /// Metadata value; throws Error naming the key when it is missing.
@@ -29,6 +32,8 @@ class SafetensorsFile {
   ConstArray operator[](const std::string& name) const;
 
  private:
+  SafetensorsFile(const std::filesystem::path& path, const std::string& header, AlignedBuffer data);
+
   std::filesystem::path path_;
   AlignedBuffer bytes_;
   std::map<std::string, std::string> metadata_;
