@@ -1,11 +1,9 @@
 #include "benchmarks/report.h"
 
+#include "engine/terminal.h"
 #include "kernels/common/error.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
-
-#include <cstdlib>
 
 namespace dino::bench {
 namespace {
@@ -148,16 +146,14 @@ Baseline::Comparison Baseline::compare(const Row& row) const {
   return {};
 }
 
-Table::Table(std::FILE* out) : out_(out) {
-  const char* no_color = std::getenv("NO_COLOR");  // https://no-color.org
-  colours_ = isatty(fileno(out)) != 0 && (no_color == nullptr || *no_color == '\0');
-}
+Table::Table(std::FILE* out, bool silent) : out_(out), silent_(silent), colours_(shows_colors(out)) {}
 
 std::string Table::colour(const char* code, const std::string& text) const {
   return colours_ ? fmt::format("\033[{}m{}\033[0m", code, text) : text;
 }
 
 void Table::header(const Conditions& conditions, const Roofline& roofline, bool baseline) {
+  if (silent_) return;
   std::string caches;
   for (const std::size_t size : conditions.caches_bytes) {
     caches += (caches.empty() ? ", caches " : " + ") +
@@ -175,6 +171,7 @@ void Table::header(const Conditions& conditions, const Roofline& roofline, bool 
 }
 
 void Table::row(const Row& row, const Baseline* baseline) {
+  if (silent_) return;
   const bool first = row.operation != last_operation_;
   last_operation_ = row.operation;
   std::string line = fmt::format("{:<16} {:<16} {:<5} {:<24} {:>9} {} {:>16} ", first ? row.operation : "", row.pass,

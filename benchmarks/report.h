@@ -63,7 +63,8 @@ class Baseline {
 /// Prints rows as they are measured, in colours on a terminal that wants them.
 class Table {
  public:
-  explicit Table(std::FILE* out);
+  /// A silent one prints nothing.
+  explicit Table(std::FILE* out, bool silent = false);
   void header(const Conditions& conditions, const Roofline& roofline, bool baseline);
   void row(const Row& row, const Baseline* baseline);
 
@@ -71,6 +72,7 @@ class Table {
   std::string colour(const char* code, const std::string& text) const;
 
   std::FILE* out_;
+  bool silent_;
   bool colours_;
   std::string last_operation_;
 };

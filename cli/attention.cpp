@@ -1,6 +1,8 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/network_options.h"
+#include "cli/output.h"
+#include "cli/preview.h"
 #include "data/decode.h"
 #include "data/png.h"
 #include "engine/files.h"
@@ -8,7 +10,6 @@
 #include "kernels/common/error.h"
 #include "visualize/attention_pictures.h"
 #include "visualize/attention_rollout.h"
-#include "visualize/terminal_preview.h"
 
 #include <fmt/format.h>
 
@@ -34,7 +35,7 @@ struct Options {
   std::string raw;
   int image_px = 480;
   int limit = 0;
-  bool rollout = false, contours = false, preview = false;
+  bool rollout = false, contours = false, preview = false, json = false;
   AttentionOptions attention;
 };
 
@@ -74,29 +75,47 @@ AttentionMaps maps_of(const OpenNetwork& open, const Image& prepared, const Opti
 struct Drawn {
   std::string summary;
   std::filesystem::path sheet;
+  std::vector<std::string> files{};
 };
+
+nlohmann::ordered_json to_json(const std::string& image, const Drawn& drawn) {
+  return {{"image", image}, {"sheet", drawn.sheet.string()}, {"pictures", drawn.files}};
+}
 
 /// Decodes every image, and calls `draw(image, number)` for it; one that cannot be drawn is left out, and is an error
 /// in the end.
 void draw_images(const Options& options, const std::function<Drawn(const Image&, std::size_t)>& draw) {
   std::size_t broken = 0;
-  Progress progress("images", static_cast<std::int64_t>(options.images.size()), 0, stdout);
+  Progress progress("images", static_cast<std::int64_t>(options.images.size()));
+  nlohmann::ordered_json images = nlohmann::ordered_json::array(), left_out = nlohmann::ordered_json::array();
   for (std::size_t i = 0; i < options.images.size(); ++i) {
     progress.update(static_cast<std::int64_t>(i), "| " + options.images[i]);
     Image picture;
     try {
       decode_image_file(options.images[i], {}, picture);
       const Drawn drawn = draw(picture, i);
-      progress.message(fmt::format("{}: {}", options.images[i], drawn.summary));
+      progress.clear();
+      if (options.json) {
+        images.push_back(to_json(options.images[i], drawn));
+        continue;
+      }
+      report("{}: {}", options.images[i], drawn.summary);
       if (!options.preview) continue;
       decode_image_file(drawn.sheet, {}, picture);
-      fmt::print("{}", terminal_preview(picture, terminal_columns()));
+      show_preview(picture);
     } catch (const Error& error) {
       if (options.images.size() == 1) throw;
-      progress.message(fmt::format("left out: {}", error.what()));
+      progress.clear();
+      // The reason for the error below: with --quiet it is said as one.
+      if (options.json) {
+        left_out.push_back({{"image", options.images[i]}, {"reason", error.what()}});
+      } else {
+        fmt::print(is_quiet() ? stderr : stdout, "left out: {}\n", error.what());
+      }
       ++broken;
     }
   }
+  if (options.json) print_json({{"images", images}, {"left_out", left_out}});
   require(broken == 0, "attention", "{} of {} images were left out, for the reasons above", broken,
           options.images.size());
 }
@@ -144,7 +163,7 @@ int compare_networks(const Options& options) {
     const Image sheet = comparison_sheet(rows, picture_options(options), networks[0]->context->stream());
     const std::filesystem::path path = std::filesystem::path(options.output) / (stems[i] + "_compare.png");
     write_png(path, sheet.rgb, sheet.height, sheet.width, 3);
-    return Drawn{fmt::format("{} networks on {}", networks.size(), path.string()), path};
+    return Drawn{fmt::format("{} networks on {}", networks.size(), path.string()), path, {path.string()}};
   });
   return 0;
 }
@@ -162,7 +181,7 @@ int attention_command(Options options) {
   if (options.weights.size() > 1) return compare_networks(options);
   if (!options.weights.empty()) options.network.weights = options.weights[0];
   const OpenNetwork open(options.network);
-  if (options.weights.empty()) fmt::print("weights: {}\n", open.weights.string());
+  if (options.weights.empty()) say("weights: {}", open.weights.string());
   const VitConfig& config = open.backbone.vit.config();
   AttentionPictureOptions pictures = picture_options(options);
   pictures.heads = options.rollout ? select_heads("mean", 0) : select_heads(options.head, config.heads);
@@ -181,7 +200,9 @@ int attention_command(Options options) {
         all_maps.push_back(std::move(maps));
         map_names.push_back(stems[i]);
       }
-      return Drawn{fmt::format("{} pictures, all on {}", written.size(), written.back().string()), written.back()};
+      Drawn drawn{fmt::format("{} pictures, all on {}", written.size(), written.back().string()), written.back()};
+      for (const std::filesystem::path& file : written) drawn.files.push_back(file.string());
+      return drawn;
     });
   } catch (const Error&) {
     left_out = std::current_exception();  // the numbers of the others are written first
@@ -245,6 +266,7 @@ void add_attention_command(CLI::App& app, Run& run) {
   command->add_option("--raw", options->raw, "also write the numbers as safetensors")->type_name("FILE");
   command->add_option("--limit", options->limit, "draw only so many of the images, spread over the list")
       ->check(CLI::PositiveNumber);
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return attention_command(*options); }; });
 }
 

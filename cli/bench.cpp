@@ -1,6 +1,7 @@
 #include "cli/bench.h"
 #include "benchmarks/report.h"
 #include "cli/machine.h"
+#include "cli/output.h"
 #include "engine/files.h"
 #include "kernels/common/error.h"
 #include "train/config.h"
@@ -84,7 +85,8 @@ int bench_operations(const BenchOptions& options) {
                                   .most_seconds = options.seconds};
   bench::ColdCache cold(*context);
   const bench::Roofline roofline = bench::measure_roofline(*context, cold, how);
-  bench::Table table(options.json == "-" ? stderr : stdout);
+  // With the report on the output, the table is progress.
+  bench::Table table(options.json == "-" ? stderr : stdout, options.json == "-" && is_quiet());
   table.header(conditions, roofline, baseline.has_value());
 
   std::vector<bench::Row> rows;
@@ -108,8 +110,7 @@ int bench_operations(const BenchOptions& options) {
     file.write(json);
     file.commit();
   }
-  if (slower > 0)
-    fmt::print(stderr, "dino_cuda: {} of {} benchmarks are slower than the baseline\n", slower, rows.size());
+  if (slower > 0) say("dino_cuda: {} of {} benchmarks are slower than the baseline", slower, rows.size());
   return slower > 0 ? kSlower : 0;
 }
 
@@ -145,7 +146,11 @@ void add_bench_command(CLI::App& app, Run& run) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--cpu_time", options->cpu_time, "measure CPU time: steady on a busy machine, with --threads 1");
-  command->add_option("--json", options->json, "write the report to a file, or to the output with -")
+  command
+      ->add_option("--json", options->json,
+                   "write the report as JSON to a file; without one, or with -, print it instead of the table")
+      ->expected(0, 1)
+      ->default_str("-")
       ->type_name("FILE");
   command->add_option("--baseline", options->baseline, "an earlier report to compare with")->type_name("FILE");
   command->add_flag("--list", options->list, "name the benchmarks");

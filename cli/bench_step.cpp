@@ -2,6 +2,7 @@
 #include "cli/bench.h"
 #include "cli/config_options.h"
 #include "cli/machine.h"
+#include "cli/output.h"
 #include "engine/progress.h"
 #include "engine/random.h"
 #include "kernels/common/error.h"
@@ -204,11 +205,11 @@ void add_bench_step_command(CLI::App& bench, Run& run) {
   command->add_option("--warmup", options->warmup, "steps before these")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_flag("--json", options->json, "print one JSON object");
+  add_json_option(*command, options->json);
   add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant
   command->callback([command, options, &run] {
-    refuse_extras(*command, {"config", "batch", "steps", "warmup", "json", "help"});
+    refuse_extras(*command);
     run = [options] { return bench_step(*options); };
   });
 }

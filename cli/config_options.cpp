@@ -1,11 +1,40 @@
 #include "cli/config_options.h"
 
+#include "kernels/common/error.h"
+#include "train/config_table.h"
+
 #include <fmt/format.h>
+
+#include <algorithm>
+#include <variant>
 
 namespace dino {
 
+namespace {
+
+/// What stands behind a key in the help, and what shells complete it to.
+std::string placeholder_of(const ConfigField& field) {
+  if (!field.range.choices.empty()) {
+    std::string choices(field.range.choices);
+    std::replace(choices.begin(), choices.end(), '|', ',');
+    return "{" + choices + "}";
+  }
+  if (std::holds_alternative<bool TrainConfig::*>(field.member)) return "{true,false}";
+  if (field.name == "device") return "DEVICE";
+  if (field.name == "init") return "FILE";
+  if (field.name.ends_with("_path") || field.name.ends_with("_dir")) return "DIR";
+  const bool is_list = std::holds_alternative<std::array<double, 2> TrainConfig::*>(field.member) ||
+                       std::holds_alternative<std::vector<int> TrainConfig::*>(field.member);
+  return is_list ? "LIST" : "VALUE";
+}
+
+}  // namespace
+
 void add_config_options(CLI::App& command, const std::shared_ptr<ConfigOverrides>& overrides) {
-  for (const ConfigKey& key : config_keys()) {
+  const auto table = config_table();
+  const std::vector<ConfigKey> keys = config_keys();  // in the same order
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const ConfigKey& key = keys[i];
     const std::string name(key.name);
     const auto set = [overrides, name](const CLI::results_t& words) {
       overrides->emplace_back(name, fmt::format("{}", fmt::join(words, " ")));
@@ -13,7 +42,7 @@ void add_config_options(CLI::App& command, const std::shared_ptr<ConfigOverrides
     };
     CLI::Option* option =
         command.add_option("--" + name, set, fmt::format("{} (default: {})", key.comment, key.default_value));
-    option->group(std::string(key.section))->type_name(key.is_list ? "LIST" : "VALUE")->type_size(1);
+    option->group(std::string(key.section))->type_name(placeholder_of(table[i]))->type_size(1);
     key.is_list ? option->expected(1, 16) : option->expected(1);
   }
 }
@@ -25,12 +54,14 @@ TrainConfig effective_config(const std::string& path, const ConfigOverrides& ove
   return config;
 }
 
-void refuse_extras(const CLI::App& command, std::initializer_list<std::string_view> others) {
+void refuse_extras(const CLI::App& command) {
   for (const std::string& word : command.remaining()) {
     if (!word.starts_with("--")) throw CLI::ValidationError(word, "unexpected argument");
-    std::vector<std::string_view> names(others);
-    const std::vector<ConfigKey> keys = config_keys();
-    for (const ConfigKey& key : keys) names.push_back(key.name);
+    std::vector<std::string> options;
+    for (const CLI::Option* option : command.get_options()) {
+      if (!option->get_lnames().empty()) options.push_back(option->get_lnames().front());
+    }
+    const std::vector<std::string_view> names(options.begin(), options.end());
     const std::string name = word.substr(2, word.find('=') - 2);
     throw CLI::ValidationError("--" + name, fmt::format("unknown option; try --{}", nearest_name(name, names)));
   }

@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,8 +20,7 @@ void add_config_options(CLI::App& command, const std::shared_ptr<ConfigOverrides
 /// The file's configuration (the defaults where `path` is empty) under the command line's keys. Throws Error.
 TrainConfig effective_config(const std::string& path, const ConfigOverrides& overrides);
 
-/// Reports the words that no option took, with the name that was probably meant: a key, or one of `others`. For a
-/// command that allows extras.
-void refuse_extras(const CLI::App& command, std::initializer_list<std::string_view> others);
+/// Reports the words that no option took, with the option that was probably meant. For a command that allows extras.
+void refuse_extras(const CLI::App& command);
 
 }  // namespace dino

@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/output.h"
 #include "engine/files.h"
 #include "kernels/common/error.h"
 #include "models/backbone.h"
@@ -25,6 +26,7 @@ struct Options {
   bool verify = false;
   bool force = false;
   bool allow_unexpected = false;
+  bool json = false;
 };
 
 DType dtype_named(const std::string& name) {
@@ -80,7 +82,8 @@ std::vector<float> features_of(const WeightsFile& file) {
 }
 
 /// Compares weights (exactly) and features (for information: rounding moves them) with what was written.
-void verify(const WeightsFile& file, const Options& options, DType dtype) {
+/// Returns by how much the features differ, relative to their norm.
+double verify(const WeightsFile& file, const Options& options, DType dtype) {
   // PyTorch's files have no place for the number of heads.
   const WeightsFile out = read_weights(options.out, {.network = Network::teacher, .heads = file.config().heads});
   require(out.config() == file.config(), "convert", "{} reads back as another network", options.out);
@@ -97,8 +100,7 @@ void verify(const WeightsFile& file, const Options& options, DType dtype) {
   require(std::isfinite(relative), "convert", "the features of {} are not finite", options.out);
   require(relative == 0 || dtype != natural_dtype(file), "convert", "the features of {} differ by {:.1e}", options.out,
           relative);
-  fmt::print("verified: every tensor as it was{}; CLS features of a fixed picture differ by {:.1e} (relative)\n",
-             dtype == DType::float32 ? "" : fmt::format(", rounded to {}", name_of(dtype)), relative);
+  return relative;
 }
 
 int convert_command(const Options& options) {
@@ -117,15 +119,40 @@ int convert_command(const Options& options) {
                                 .heads = options.heads > 0 ? std::optional(options.heads) : std::nullopt,
                                 .allow_unexpected = options.allow_unexpected});
   const VitConfig& config = file.config();
-  fmt::print("{}: width {}, depth {}, heads {}, patch {} px, image {} px{}\n", options.in, config.embed_dim,
-             config.depth, config.heads, config.patch_px, config.image_px, file.has_head() ? ", with a DINO head" : "");
-  if (!file.left_out().empty()) fmt::print("left out: {}\n", summary_of(file.left_out()));
-  if (file.has_head() && form != WeightsForm::dino_cuda) fmt::print("left out: head (--to dino_cuda keeps it)\n");
+  if (!options.json) {
+    report("{}: width {}, depth {}, heads {}, patch {} px, image {} px{}", options.in, config.embed_dim, config.depth,
+           config.heads, config.patch_px, config.image_px, file.has_head() ? ", with a DINO head" : "");
+    if (!file.left_out().empty()) report("left out: {}", summary_of(file.left_out()));
+    if (file.has_head() && form != WeightsForm::dino_cuda) report("left out: head (--to dino_cuda keeps it)");
+  }
 
   const DType dtype = options.dtype.empty() ? natural_dtype(file) : dtype_named(options.dtype);
   write_weights(file, options.out, form, dtype);
-  for (const fs::path& path : paths) fmt::print("wrote {}: {} bytes\n", path.string(), fs::file_size(path));
-  if (options.verify) verify(file, options, dtype);
+  if (!options.json) {
+    for (const fs::path& path : paths) report("wrote {}: {} bytes", path.string(), fs::file_size(path));
+  }
+  std::optional<double> difference;
+  if (options.verify) difference = verify(file, options, dtype);
+  if (options.json) {
+    nlohmann::ordered_json json = {{"in", options.in},
+                                   {"form", options.form},
+                                   {"dtype", name_of(dtype)},
+                                   {"width", config.embed_dim},
+                                   {"depth", config.depth},
+                                   {"heads", config.heads},
+                                   {"patch_px", config.patch_px},
+                                   {"image_px", config.image_px},
+                                   {"head", file.has_head() && form == WeightsForm::dino_cuda},
+                                   {"left_out", file.left_out().size()},
+                                   {"files", nlohmann::ordered_json::array()}};
+    for (const fs::path& path : paths)
+      json["files"].push_back({{"path", path.string()}, {"bytes", fs::file_size(path)}});
+    if (difference) json["feature_difference"] = *difference;
+    print_json(json);
+  } else if (difference) {
+    report("verified: every tensor as it was{}; CLS features of a fixed picture differ by {:.1e} (relative)",
+           dtype == DType::float32 ? "" : fmt::format(", rounded to {}", name_of(dtype)), *difference);
+  }
   return 0;
 }
 
@@ -162,6 +189,7 @@ void add_convert_command(CLI::App& app, Run& run) {
   command->add_flag("--force", options->force, "replace what OUT holds");
   command->add_flag("--allow-unexpected", options->allow_unexpected,
                     "ignore tensors in IN that the network has no place for");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return convert_command(*options); }; });
 }
 

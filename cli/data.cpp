@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/output.h"
 #include "data/published.h"
 #include "data/scenes.h"
 #include "engine/progress.h"
@@ -17,19 +18,30 @@
 namespace dino {
 namespace {
 
-int draw_scenes(const SceneOptions& options) {
+struct SceneCommand : SceneOptions {
+  bool json = false;
+};
+
+int draw_scenes(const SceneCommand& options) {
   std::optional<Progress> bar;
   const SceneSummary summary = make_scenes(options, [&](std::int64_t done, std::int64_t total) {
     if (!bar) bar.emplace("drawing scenes", total);
     bar->update(done, "");
   });
   bar.reset();
-  fmt::print("{}: {} scenes of {} objects in {} classes, on {} photographs\n", options.out.string(), summary.scenes,
-             summary.stamps, summary.classes, summary.photographs);
-  if (summary.missing_stamps > 0) {
-    fmt::print(stderr, "dino_cuda: {} of the objects are not on this machine and were left out\n",
-               summary.missing_stamps);
+  if (options.json) {
+    print_json({{"folder", options.out.string()},
+                {"scenes", summary.scenes},
+                {"objects", summary.stamps},
+                {"missing_objects", summary.missing_stamps},
+                {"classes", summary.classes},
+                {"photographs", summary.photographs}});
+  } else {
+    report("{}: {} scenes of {} objects in {} classes, on {} photographs", options.out.string(), summary.scenes,
+           summary.stamps, summary.classes, summary.photographs);
   }
+  if (summary.missing_stamps > 0)
+    say("dino_cuda: {} of the objects are not on this machine and were left out", summary.missing_stamps);
   return 0;
 }
 
@@ -39,7 +51,7 @@ void add_scenes(CLI::App& data, Run& run) {
                                           "blurred photographs, from the packages\n"
                                           "tuxpaint-stamps-default and mate-backgrounds.\n\n"
                                           "  dino_cuda data scenes --out data_sets/scenes\n");
-  auto options = std::make_shared<SceneOptions>();
+  auto options = std::make_shared<SceneCommand>();
   SceneStyle& style = options->style;
   command->add_option("--out", options->out, "folder to make; it must not exist")->required()->type_name("DIR");
   command->add_option("--stamps", options->stamps, "folder of the cut-outs")->capture_default_str();
@@ -62,6 +74,7 @@ void add_scenes(CLI::App& data, Run& run) {
       ->capture_default_str();
   command->add_option("--seed", options->seed, "seed of everything that is drawn")->capture_default_str();
   command->add_option("--threads", options->threads, "0: one per processor")->capture_default_str();
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return draw_scenes(*options); }; });
 }
 
@@ -91,6 +104,7 @@ class StepBars {
 struct GetOptions : FetchOptions {
   std::string name;
   std::string md5;
+  bool json = false;
 };
 
 int get_dataset(const GetOptions& options) {
@@ -112,12 +126,21 @@ int get_dataset(const GetOptions& options) {
       bars.update(step, done, total);
     });
   } catch (const Interrupted&) {
-    fmt::print(stderr, "dino_cuda: stopped; the same command continues the download\n");
+    say("dino_cuda: stopped; the same command continues the download");
     return 128 + StopSignal::received();
   }
-  fmt::print("{}: {} pictures to train on, {} to test with, {} classes{}\n", found.folder.string(), found.pictures,
-             found.val_pictures, found.classes, found.was_there ? " (it was there already)" : "");
-  fmt::print("Next: ./dino_cuda train {} --data_path {}\n", set.config, found.folder.string());
+  if (options.json) {
+    print_json({{"folder", found.folder.string()},
+                {"pictures", found.pictures},
+                {"test_pictures", found.val_pictures},
+                {"classes", found.classes},
+                {"was_there", found.was_there},
+                {"config", set.config}});
+    return 0;
+  }
+  report("{}: {} pictures to train on, {} to test with, {} classes{}", found.folder.string(), found.pictures,
+         found.val_pictures, found.classes, found.was_there ? " (it was there already)" : "");
+  report("Next: ./dino_cuda train {} --data_path {}", set.config, found.folder.string());
   return 0;
 }
 
@@ -149,13 +172,16 @@ void add_get(CLI::App& data, Run& run) {
                    "checksum to expect instead of the published one, for an archive of your own with a part of the "
                    "set")
       ->type_name("SUM");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return get_dataset(*options); }; });
 }
 
 }  // namespace
 
 void add_data_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand("data", "Make or fetch data sets.");
+  CLI::App* command = app.add_subcommand(
+      "data",
+      "Make or fetch data sets.\n\n  dino_cuda data get cifar10\n  dino_cuda data scenes --out data_sets/scenes\n");
   command->require_subcommand(1);
   add_get(*command, run);
   add_scenes(*command, run);

@@ -1,4 +1,5 @@
 #include "cli/eval_commands.h"
+#include "cli/output.h"
 #include "engine/progress.h"
 #include "models/json.h"
 #include "visualize/scene_evaluation.h"
@@ -49,7 +50,7 @@ int eval_scenes(const SceneCommand& options) {
   const SceneEvaluation result = evaluate_scenes(*context, options.evaluation, show);
   bar.reset();
   if (options.json) {
-    fmt::print("{}\n", json_text(to_json(result), 2));
+    print_json(to_json(result));
     return 0;
   }
   fmt::print("{} scenes that were not trained on; k-NN (k = {}) among {} scenes\n\n", result.images,
@@ -103,14 +104,18 @@ void add_scenes(CLI::App& eval, Run& run) {
       ->capture_default_str();
   command->add_option("--threads", e.threads, "threads that decode (default: one per processor)")
       ->check(CLI::PositiveNumber);
-  command->add_flag("--json", options->json, "print JSON");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return eval_scenes(*options); }; });
 }
 
 }  // namespace
 
 void add_eval_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand("eval", "Measure what a network has learned.");
+  CLI::App* command = app.add_subcommand(
+      "eval",
+      "Measure what a network has learned.\n\n"
+      "  dino_cuda eval knn --weights runs/mine/last.safetensors --train my/train --test my/test\n"
+      "  dino_cuda eval linear --weights runs/mine/last.safetensors --train my/train --test my/test\n");
   command->require_subcommand(1);
   add_eval_knn(*command, run);
   add_eval_linear(*command, run);

@@ -1,5 +1,6 @@
 #include "cli/eval_commands.h"
 #include "cli/network_options.h"
+#include "cli/output.h"
 #include "data/dataset.h"
 #include "engine/progress.h"
 #include "evaluate/features.h"
@@ -92,9 +93,8 @@ int eval_knn(const KnnCommand& options, OpenNetwork& open) {
           "{} and {} have different classes ({} and {}); try folders with the same sub-folders", options.train,
           options.test, train->class_names().size(), test->class_names().size());
   if (open.first() && same_pictures(*train, *test)) {
-    fmt::print(stderr,
-               "dino_cuda: the training and the test images are the same, so each finds itself; the accuracy says "
-               "nothing about new images\n");
+    say("dino_cuda: the training and the test images are the same, so each finds itself; the accuracy says nothing "
+        "about new images");
   }
 
   FeatureOptions features =
@@ -142,7 +142,7 @@ int eval_knn(const KnnCommand& options, OpenNetwork& open) {
                                          {"top5", row.top5.mean},
                                          {"top5_deviation", row.top5.deviation}});
     }
-    fmt::print("{}\n", json_text(json, 2));
+    print_json(json);
     return 0;
   }
   fmt::print("{} training and {} test images, {} classes\n", train_features.rows(), test_features.rows(),
@@ -199,7 +199,7 @@ void add_eval_knn(CLI::App& eval, Run& run) {
       ->check(CLI::PositiveNumber);
   command->add_option("--resize", options->short_side_px, "short side before the crop (default: 256/224 of the crop)")
       ->check(CLI::PositiveNumber);
-  command->add_flag("--json", options->json, "print JSON");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return eval_knn(*options); }; });
 }
 

@@ -1,5 +1,6 @@
 #include "cli/eval_commands.h"
 #include "cli/network_options.h"
+#include "cli/output.h"
 #include "cli/stage_bars.h"
 #include "data/dataset.h"
 #include "evaluate/held_out.h"
@@ -129,21 +130,20 @@ int eval_linear(LinearCommand options) {
                                  const std::string& details) { bars.update(stage, done, total, details); });
   } catch (const Interrupted&) {
     bars.end();
-    fmt::print(stderr, "dino_cuda: stopped before the end of the first epoch; there is nothing to report\n");
+    say("dino_cuda: stopped before the end of the first epoch; there is nothing to report");
     return 128 + StopSignal::received();
   }
   bars.end();
-  if (result.broken_images > 0)
-    fmt::print(stderr, "dino_cuda: {} images could not be read and were left out\n", result.broken_images);
+  if (result.broken_images > 0) say("dino_cuda: {} images could not be read and were left out", result.broken_images);
   if (options.json) {
-    fmt::print("{}\n", json_text(to_json(result, options), 2));
+    print_json(to_json(result, options));
   } else {
     print_table(result, options);
   }
   if (static_cast<int>(result.epochs.size()) == e.probe.epochs) return 0;
-  fmt::print(stderr, "dino_cuda: stopped after {} of {} epochs; {}\n", result.epochs.size(), e.probe.epochs,
-             options.state.empty() ? "nothing was kept but the numbers above; try --state FILE to be able to go on"
-                                   : "the same command with --resume goes on");
+  say("dino_cuda: stopped after {} of {} epochs; {}", result.epochs.size(), e.probe.epochs,
+      options.state.empty() ? "nothing was kept but the numbers above; try --state FILE to be able to go on"
+                            : "the same command with --resume goes on");
   return options.state.empty() ? 128 + StopSignal::received() : StopSignal::exit_status(StopSignal::received());
 }
 
@@ -198,7 +198,7 @@ void add_eval_linear(CLI::App& eval, Run& run) {
       ->type_name("FILE");
   command->add_flag("--resume", e.resume, "go on from --state");
   command->add_option("--seed", e.probe.seed, "of weights, order and crops")->capture_default_str();
-  command->add_flag("--json", options->json, "print JSON");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return eval_linear(*options); }; });
 }
 

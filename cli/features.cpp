@@ -1,6 +1,7 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/network_options.h"
+#include "cli/output.h"
 #include "data/dataset.h"
 #include "data/decode.h"
 #include "data/png.h"
@@ -59,7 +60,7 @@ FeatureOptions feature_options(const FeatureCommand& options, const VitConfig& c
 
 /// Features of every picture of a folder or list; Interrupted after a signal.
 NamedFeatures features_of(const std::string& folder, const FeatureCommand& options, OpenNetwork& open) {
-  if (options.network.weights.empty() && open.first()) fmt::print(stderr, "weights: {}\n", open.weights.string());
+  if (options.network.weights.empty() && open.first()) say("weights: {}", open.weights.string());
   const auto images = open_dataset(folder, {.split = options.split});
   NamedFeatures features;
   features.class_names = images->class_names();
@@ -82,13 +83,14 @@ NamedFeatures features_of(const std::string& folder, const FeatureCommand& optio
 }
 
 int stopped() {
-  fmt::print(stderr, "dino_cuda: stopped; nothing was written\n");
+  say("dino_cuda: stopped; nothing was written");
   return 128 + (StopSignal::received() != 0 ? StopSignal::received() : SIGTERM);  // another rank's
 }
 
 struct ExportCommand {
   FeatureCommand features;
   std::string folder, out;
+  bool json = false;
 };
 
 int export_features(const ExportCommand& options) {
@@ -106,10 +108,20 @@ int export_features(const ExportCommand& options) {
     communicator.barrier("the end");
     if (!open.first()) return 0;
     const auto written = write_features(options.out, features);
-    fmt::print("{}: {} images × {} numbers", written.front().string(), features.table.rows(), features.table.width);
-    if (!features.class_names.empty()) fmt::print(", {} classes", features.class_names.size());
-    if (written.size() > 1) fmt::print("; paths and labels: {}", written.back().string());
-    fmt::print("\n");
+    if (options.json) {
+      nlohmann::ordered_json json = {{"weights", features.recipe.weights},
+                                     {"images", features.table.rows()},
+                                     {"width", features.table.width},
+                                     {"classes", features.class_names.size()},
+                                     {"broken_images", features.table.broken.count},
+                                     {"files", nlohmann::ordered_json::array()}};
+      for (const fs::path& file : written) json["files"].push_back(file.string());
+      print_json(json);
+      return 0;
+    }
+    report("{}: {} images × {} numbers{}{}", written.front().string(), features.table.rows(), features.table.width,
+           features.class_names.empty() ? "" : fmt::format(", {} classes", features.class_names.size()),
+           written.size() > 1 ? fmt::format("; paths and labels: {}", written.back().string()) : "");
     return 0;
   } catch (const Interrupted&) {
     return stopped();
@@ -212,7 +224,7 @@ int search(SearchCommand options) {
       for (const Found& f : found[q])
         json.back()["nearest"].push_back({{"path", f.path}, {"similarity", f.similarity}});
     }
-    fmt::print("{}\n", json_text(json, 2));
+    print_json(json);
     return 0;
   }
   for (std::size_t q = 0; q < found.size(); ++q) {
@@ -284,7 +296,7 @@ int dedupe(const DedupeCommand& options) {
           json["groups"].back().push_back(
               {{"path", features.names[static_cast<std::size_t>(group.rows[i])]}, {"similarity", group.similarity[i]}});
       }
-      fmt::print("{}\n", json_text(json, 2));
+      print_json(json);
       return 0;
     }
     for (const CopyGroup& group : groups) {
@@ -326,6 +338,7 @@ void add_features_command(CLI::App& app, Run& run) {
   command->add_flag("--average-patches", options->features.kind.average_patches,
                     "also the mean of the patch tokens, interleaved");
   command->add_flag("--raw", options->features.raw, "do not bring the rows to length 1");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return export_features(*options); }; });
 }
 
@@ -355,7 +368,7 @@ void add_search_command(CLI::App& app, Run& run) {
       ->check(CLI::Range(16, 1024))
       ->capture_default_str();
   add_device_option(*command, options->network.device);
-  command->add_flag("--json", options->json, "print JSON");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return search(*options); }; });
 }
 
@@ -377,7 +390,7 @@ void add_dedupe_command(CLI::App& app, Run& run) {
       ->capture_default_str();
   command->add_option("--sheet", options->sheet, "PNG of the largest groups: at most 20, and 8 pictures of each")
       ->type_name("FILE");
-  command->add_flag("--json", options->json, "print JSON");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return dedupe(*options); }; });
 }
 

@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "cli/output.h"
 #include "engine/communicators/world.h"
 #include "engine/host_memory.h"
 #include "engine/progress.h"
@@ -94,6 +95,7 @@ int run_program(int argc, char** argv) {
   dino::add_video_command(app, run);
   dino::add_report_command(app, run);
   dino::add_compare_command(app, run);
+  dino::add_quiet_options(app);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const bool takes_keys = !arguments.empty() &&

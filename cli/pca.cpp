@@ -1,5 +1,7 @@
 #include "cli/commands.h"
 #include "cli/network_options.h"
+#include "cli/output.h"
+#include "cli/preview.h"
 #include "data/decode.h"
 #include "data/png.h"
 #include "engine/files.h"
@@ -8,7 +10,6 @@
 #include "visualize/attention.h"
 #include "visualize/drawing.h"
 #include "visualize/patch_pca.h"
-#include "visualize/terminal_preview.h"
 
 #include <fmt/format.h>
 
@@ -26,7 +27,7 @@ struct PcaCommand {
   std::string output = "pca";
   int image_px = 480;
   int tile_px = 240;
-  bool whole = false, preview = false;
+  bool whole = false, preview = false, json = false;
 };
 
 /// A picture on a white square of `side_px`, reduced where it is larger.
@@ -44,7 +45,7 @@ Image on_square(const Image& picture, int side_px) {
 
 int draw_pca(const PcaCommand& options) {
   const OpenNetwork open(options.network);
-  if (options.network.weights.empty()) fmt::print("weights: {}\n", open.weights.string());
+  if (options.network.weights.empty()) say("weights: {}", open.weights.string());
   make_output_folder(options.output);
   const int patch_px = open.backbone.vit.config().patch_px;
   std::vector<Image> prepared;
@@ -64,12 +65,14 @@ int draw_pca(const PcaCommand& options) {
   const PatchColors colors = color_patches(tokens, !options.whole);
 
   std::vector<Image> inputs, pictures;
+  std::vector<std::string> files;
   const std::filesystem::path folder(options.output);
   for (std::size_t i = 0; i < prepared.size(); ++i) {
     const Image drawn = enlarge_cells(colors.colors[i], tokens[i].rows, tokens[i].columns, patch_px);
     const auto path =
         folder / fmt::format("{:02}_{}_pca.png", i, std::filesystem::path(options.images[i]).stem().string());
     write_png(path, drawn.rgb, drawn.height, drawn.width, 3);
+    files.push_back(path.string());
     inputs.push_back(on_square(prepared[i], options.tile_px));
     pictures.push_back(on_square(drawn, options.tile_px));
   }
@@ -91,10 +94,18 @@ int draw_pca(const PcaCommand& options) {
   const Image sheet = tile(tiles, static_cast<int>(columns));
   const auto path = folder / "pca_sheet.png";
   write_png(path, sheet.rgb, sheet.height, sheet.width, 3);
-  fmt::print("{} images on {}; red, green and blue stand for {:.0f} %, {:.0f} % and {:.0f} % of the variance{}\n",
-             prepared.size(), path.string(), 100 * colors.explained[0], 100 * colors.explained[1],
-             100 * colors.explained[2], options.whole ? "" : " in the foreground");
-  if (options.preview) fmt::print("{}", terminal_preview(sheet, terminal_columns()));
+  if (options.json) {
+    print_json({{"weights", open.weights.string()},
+                {"sheet", path.string()},
+                {"pictures", files},
+                {"foreground_only", !options.whole},
+                {"explained_variance", colors.explained}});
+    return 0;
+  }
+  report("{} images on {}; red, green and blue stand for {:.0f} %, {:.0f} % and {:.0f} % of the variance{}",
+         prepared.size(), path.string(), 100 * colors.explained[0], 100 * colors.explained[1],
+         100 * colors.explained[2], options.whole ? "" : " in the foreground");
+  if (options.preview) show_preview(sheet);
   return 0;
 }
 
@@ -122,6 +133,7 @@ void add_pca_command(CLI::App& app, Run& run) {
       ->check(CLI::Range(16, 1024))
       ->capture_default_str();
   command->add_flag("--whole", options->whole, "colour all patches instead of the foreground only");
+  add_json_option(*command, options->json);
   command->add_flag("--preview", options->preview,
                     "also show the sheet in the terminal, which must know 24-bit colours");
   command->callback([options, &run] { run = [options] { return draw_pca(*options); }; });

@@ -505,7 +505,7 @@ void add_plan_command(CLI::App& app, Run& run) {
   add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant
   command->callback([command, options, &run] {
-    refuse_extras(*command, {"for", "rates", "images", "cpu_time", "no_speed", "json", "help"});
+    refuse_extras(*command);
     run = [options] { return plan_command(*options); };
   });
 }

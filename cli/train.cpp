@@ -2,6 +2,7 @@
 #include "cli/config_options.h"
 #include "cli/launch.h"
 #include "cli/machine.h"
+#include "cli/output.h"
 #include "cli/run_facts.h"
 #include "data/dataset.h"
 #include "engine/text.h"
@@ -19,7 +20,7 @@
 #include <fmt/format.h>
 #include <omp.h>
 
-#include <cstdio>
+#include <algorithm>
 #include <memory>
 
 namespace dino {
@@ -28,6 +29,7 @@ namespace {
 struct Options {
   LaunchOptions launch;
   std::string config;
+  bool json = false;
   bool resume = false;
   bool print_config = false;
   bool ignore_memory = false;
@@ -50,10 +52,42 @@ RunObservers observers_of(Context& context, const TrainConfig& config, const Dat
   return observers;
 }
 
+/// Keys and their values as TOML writes them, which is JSON as well: numbers, lists, true and false, quoted text.
+nlohmann::ordered_json json_of(const TrainConfig& config) {
+  nlohmann::ordered_json json;
+  for (const ConfigKey& key : config_keys())
+    json[std::string(key.name)] = nlohmann::ordered_json::parse(config_value(config, key.name));
+  return json;
+}
+
+/// Remembers how a run went, for the one document that --json prints.
+class RunSummary final : public RunObserver {
+ public:
+  void step_done(const StepReport& report) override {
+    json_["last_step"] = report.position.step;
+    json_["epoch"] = report.position.epoch;
+    json_["loss"] = report.result.loss;
+    json_["teacher_entropy"] = report.result.teacher_entropy;
+    json_["images_per_second"] = report.images_per_second;
+  }
+  void evaluated(const PauseReport&, const Evaluation& evaluation) override {
+    json_["best_score"] = std::max(evaluation.score, json_.value("best_score", evaluation.score));
+    if (evaluation.numbers) json_["last_evaluation"] = *evaluation.numbers;
+  }
+  nlohmann::ordered_json& json() { return json_; }
+
+ private:
+  nlohmann::ordered_json json_;
+};
+
 int train_command(const Options& options) {
   const TrainConfig config = effective_config(options.config, *options.overrides);
   if (options.print_config) {
-    fmt::print("{}", write_config(config));
+    if (options.json) {
+      print_json(json_of(config));
+    } else {
+      fmt::print("{}", write_config(config));
+    }
     return 0;
   }
   require(!config.data_path.empty(), "train", "no images; try --data_path FOLDER");
@@ -65,12 +99,7 @@ int train_command(const Options& options) {
   Communicator& communicator = *machine.communicator;
   return telling_ranks(communicator, [&] {
     const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
-    if (machine.first()) {
-      // Training does not depend on anyone who reads.
-      std::fputs(fmt::format("{}\ndevice: {}\n", printable(images->summary()), describe_device(context, config.device))
-                     .c_str(),
-                 stderr);
-    }
+    if (machine.first()) say("{}\ndevice: {}", printable(images->summary()), describe_device(context, config.device));
     if (!options.ignore_memory) {
       const DType compute_type = compute_type_for(config.precision, context.device());
       require_memory(
@@ -78,9 +107,19 @@ int train_command(const Options& options) {
           run_facts(config, context.device(), compute_type, images.get(), most_knn_pictures(config, images->size())),
           context);
     }
-    return train(context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
-                 make_monitor(context, communicator, config, *images),
-                 machine.first() ? observers_of(context, config, *images) : RunObservers{});
+    const auto summary = std::make_shared<RunSummary>();
+    summary->json() = {{"output_dir", config.output_dir}, {"images", images->size()}, {"epochs", config.epochs}};
+    RunObservers observers;
+    if (machine.first()) {
+      observers = observers_of(context, config, *images);
+      observers.push_back(summary);
+    }
+    const int status =
+        train(context, communicator, config, *images, options.resume ? StartMode::resume : StartMode::fresh,
+              make_monitor(context, communicator, config, *images), std::move(observers));
+    summary->json()["finished"] = status == 0;
+    if (options.json && machine.first()) print_json(summary->json());
+    return status;
   });
 }
 
@@ -105,11 +144,12 @@ void add_train_command(CLI::App& app, Run& run) {
   command->add_flag("--print_config", options->print_config, "write the effective configuration and stop");
   command->add_flag("--ignore_memory", options->ignore_memory,
                     "start also where the run is estimated not to fit into memory (dino_cuda plan shows the estimate)");
+  add_json_option(*command, options->json);
   add_launch_options(*command, options->launch);
   add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant
   command->callback([command, options, &run] {
-    refuse_extras(*command, {"resume", "print_config", "ignore_memory", "gpus", "ranks", "help"});
+    refuse_extras(*command);
     run = [options] { return train_command(*options); };
   });
 }

@@ -1,6 +1,7 @@
 #include "visualize/video.h"
 #include "cli/commands.h"
 #include "cli/network_options.h"
+#include "cli/output.h"
 #include "engine/progress.h"
 #include "kernels/common/error.h"
 #include "train/stop_signal.h"
@@ -25,7 +26,7 @@ struct VideoCommand {
   std::string show = "overlay";
   int image_px = 480;
   double fps = 25;
-  bool rollout = false;
+  bool rollout = false, json = false;
   AttentionOptions attention;
 };
 
@@ -41,7 +42,7 @@ int draw_video(const VideoCommand& options) {
   require(options.show == "overlay" || options.show == "both" || options.attention.threshold > 0, "video",
           "--show {} needs masks; got --threshold 0, expected more", options.show);
   const OpenNetwork open(options.network);
-  if (options.network.weights.empty()) fmt::print("weights: {}\n", open.weights.string());
+  if (options.network.weights.empty()) say("weights: {}", open.weights.string());
   const VitConfig& config = open.backbone.vit.config();
   const int head = options.rollout ? -1 : select_heads(options.head, config.heads).front();
   require(options.head != "all", "video", "a video shows one map; got --head all, expected mean or a number");
@@ -68,14 +69,20 @@ int draw_video(const VideoCommand& options) {
       if (bar) {
         bar->update(done);
       } else if (done % 25 == 0) {
-        fmt::print(stderr, "{} frames\n", done);
+        say("{} frames", done);
       }
     }
   }
   writer->finish();
-  fmt::print("{}: {} frames\n", options.output, done);
-  if (StopSignal::received() == 0) return 0;
-  fmt::print(stderr, "dino_cuda: stopped; the frames so far are kept\n");
+  const bool finished = StopSignal::received() == 0;
+  if (options.json) {
+    print_json(
+        {{"weights", open.weights.string()}, {"output", options.output}, {"frames", done}, {"finished", finished}});
+  } else {
+    report("{}: {} frames", options.output, done);
+  }
+  if (finished) return 0;
+  say("dino_cuda: stopped; the frames so far are kept");
   return 128 + StopSignal::received();
 }
 
@@ -116,6 +123,7 @@ void add_video_command(CLI::App& app, Run& run) {
   command->add_option("--fps", options->fps, "frames a second, of what is read and what is written")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return draw_video(*options); }; });
 }
 

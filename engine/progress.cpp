@@ -1,5 +1,7 @@
 #include "engine/progress.h"
 
+#include "engine/terminal.h"
+
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -71,7 +73,7 @@ Progress::Progress(std::string title, std::int64_t total, std::int64_t done, std
       first_(done),
       done_(done),
       out_(out),
-      terminal_(out != nullptr && isatty(fileno(out)) != 0),
+      terminal_(out != nullptr && is_live_terminal(out)),
       start_(Clock::now()) {
   remaining_.note(0, done);
 }
@@ -83,6 +85,7 @@ Progress::~Progress() {
 void Progress::update(std::int64_t done, std::string_view details) {
   if (out_ == nullptr) return;
   done_ = done;
+  if (is_quiet()) return;
   const double elapsed_s = std::chrono::duration<double>(Clock::now() - start_).count();
   remaining_.note(elapsed_s, done);
   if (elapsed_s < next_draw_s_ && done < total_) return;
@@ -112,10 +115,16 @@ void Progress::draw(std::string_view details) {
 }
 
 void Progress::message(std::string_view line) {
-  if (out_ == nullptr) return;
-  print_or_not(out_, fmt::format("{}{}\n", terminal_ && drawn_ ? "\r\033[K" : "", line));
+  if (out_ == nullptr || is_quiet()) return;
+  clear();
+  print_or_not(out_, fmt::format("{}\n", line));
+}
+
+void Progress::clear() {
+  if (!terminal_) return;
+  if (drawn_) print_or_not(out_, "\r\033[K");
   drawn_ = false;
-  if (terminal_) next_draw_s_ = 0;
+  next_draw_s_ = 0;
 }
 
 }  // namespace dino

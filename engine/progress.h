@@ -35,7 +35,8 @@ class RemainingTime {
 };
 
 /// How far a long loop has got: a bar that redraws itself on a terminal, else a plain line every few seconds.
-/// Shows what the caller says, the memory in use and the time that is left. Output that cannot be written is lost.
+/// Shows what the caller says, the memory in use and the time that is left. Output that cannot be written is lost. Says
+/// nothing where is_quiet().
 class Progress {
  public:
   /// `done` of `total` are finished already. Without `out` nothing is shown.
@@ -48,6 +49,8 @@ class Progress {
   void update(std::int64_t done, std::string_view details = {});
   /// Prints a line of its own above the bar.
   void message(std::string_view line);
+  /// Takes the bar off the terminal until the next update(), for output that goes elsewhere.
+  void clear();
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -249,6 +249,12 @@ std::vector<ConfigKey> config_keys() {
   return keys;
 }
 
+std::string config_value(const TrainConfig& config, std::string_view key) {
+  const ConfigField* field = find_field(key);
+  if (field == nullptr) fail("config", "unknown key {}; try {}", key, nearest_key(key));
+  return value_to_toml(*field, config);
+}
+
 TrainConfig parse_config(std::string_view text, std::string_view name) {
   toml::table table;
   try {
@@ -342,8 +348,9 @@ void check_config(const TrainConfig& c) {
         fmt::format("warmup_epochs must not exceed epochs; got {} and {}; try --warmup_epochs {}", c.warmup_epochs,
                     c.epochs, std::min(c.epochs, 1)));
   check(c.warmup_teacher_temp_epochs <= c.epochs,
-        fmt::format("warmup_teacher_temp_epochs must not exceed epochs; got {} and {}", c.warmup_teacher_temp_epochs,
-                    c.epochs));
+        fmt::format("warmup_teacher_temp_epochs must not exceed epochs; got {} and {}; try "
+                    "--warmup_teacher_temp_epochs {}",
+                    c.warmup_teacher_temp_epochs, c.epochs, std::min(c.epochs, 1)));
   check(c.embed_dim == 0 || c.num_heads == 0 || c.embed_dim % c.num_heads == 0,
         fmt::format("embed_dim must be a multiple of num_heads; got {} and {}", c.embed_dim, c.num_heads));
 }

@@ -125,6 +125,9 @@ struct ConfigKey {
 /// All keys, in the order of the written configuration.
 std::vector<ConfigKey> config_keys();
 
+/// The value of a key as TOML. Throws Error for an unknown key.
+std::string config_value(const TrainConfig& config, std::string_view key);
+
 /// Reads a TOML file over the defaults. Throws Error naming file and line, what came and what was expected; for an
 /// unknown key also the nearest known one.
 TrainConfig read_config(const std::filesystem::path& path);

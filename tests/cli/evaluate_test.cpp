@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <thread>
 
 using namespace dino;
@@ -243,11 +244,16 @@ TEST_CASE("attention of all layers, outlined, compared and shown in the terminal
     words.insert(words.end(), more.begin(), more.end());
     return run_program(words);
   };
+  setenv("CLICOLOR_FORCE", "1", 1);  // the output is no terminal
   const Outcome rollout = attention({"--weights", bench.weights(), "--rollout", "--contours", "--colors", "turbo",
                                      "--preview", "--raw", bench.path("maps.safetensors")});
+  unsetenv("CLICOLOR_FORCE");
   INFO(rollout.errors);
   REQUIRE(rollout.status == 0);
   CHECK(contains(rollout.output, "▀"));
+  const Outcome plain = attention({"--weights", bench.weights(), "--preview"});
+  CHECK_FALSE(plain.output.find("▀") != std::string::npos);
+  CHECK(contains(plain.errors, "no preview"));
   CHECK(std::filesystem::exists(out + "/0_rollout_contour.png"));
   CHECK(SafetensorsFile::read(bench.path("maps.safetensors")).names().size() == 2);
   REQUIRE(attention({"--weights", bench.weights(), "--weights", bench.weights()}).status == 0);

@@ -1,0 +1,21 @@
+#include "cli/output.h"
+
+#include "models/json.h"
+
+namespace dino {
+
+void add_json_option(CLI::App& command, bool& json) {
+  command.add_flag("--json", json, "print the result as one JSON document");
+}
+
+void add_quiet_options(CLI::App& app) {
+  const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
+  for (CLI::App* command : commands) add_quiet_options(*command);
+  if (!commands.empty() && app.get_require_subcommand_min() > 0) return;
+  app.add_flag_function(
+      "--quiet", [](std::int64_t) { set_quiet(true); }, "no progress and no messages; results and errors stay");
+}
+
+void print_json(const nlohmann::ordered_json& document) { fmt::print("{}\n", json_text(document, 2)); }
+
+}  // namespace dino

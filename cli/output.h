@@ -1,0 +1,39 @@
+#pragma once
+
+#include "engine/terminal.h"
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+#include <utility>
+
+namespace dino {
+
+// What a command says, and where: results go to standard output, as text or (--json) as one JSON document; messages and
+// progress go to standard error, and --quiet leaves them out; errors always go there.
+
+/// Adds --json, in the same words for every command that has a result.
+void add_json_option(CLI::App& command, bool& json);
+
+/// Adds --quiet to every command of the tree that does something itself.
+void add_quiet_options(CLI::App& app);
+
+/// One JSON document.
+void print_json(const nlohmann::ordered_json& document);
+
+/// A line for the person at the terminal, who may not want it.
+template <typename... Args>
+void say(fmt::format_string<Args...> format, Args&&... args) {
+  // Nothing depends on anyone who reads.
+  if (!is_quiet()) std::fputs((fmt::format(format, std::forward<Args>(args)...) + "\n").c_str(), stderr);
+}
+
+/// A line about what a command has written: on standard output, and with --quiet nowhere.
+template <typename... Args>
+void report(fmt::format_string<Args...> format, Args&&... args) {
+  if (!is_quiet()) fmt::print("{}\n", fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace dino
