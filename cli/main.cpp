@@ -65,6 +65,7 @@ int rank_of_several() {
 int run_program(int argc, char** argv) {
   CLI::App app(
       "dino_cuda trains, evaluates and looks into DINO vision transformers.\n\n"
+      "  dino_cuda selftest                                     trust this program on this device\n"
       "  dino_cuda train configs/cifar10.toml                   train a model\n"
       "  dino_cuda plan configs/cifar10.toml                    what that will take: memory, time, disk\n"
       "  dino_cuda train configs/cifar10.toml --resume          go on where the last run stopped\n"
@@ -95,6 +96,7 @@ int run_program(int argc, char** argv) {
   dino::add_video_command(app, run);
   dino::add_report_command(app, run);
   dino::add_compare_command(app, run);
+  dino::add_selftest_command(app, run);
   dino::add_quiet_options(app);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);

@@ -12,7 +12,7 @@ if(DINO_SANITIZE)
 endif()
 
 # The libraries depend on each other in one direction only: each may use itself and those to its left.
-set(DINO_LIBRARY_ORDER kernels engine models data train evaluate visualize)
+set(DINO_LIBRARY_ORDER kernels engine models data train evaluate visualize selftest)
 set(DINO_LIBRARY_DEPENDENCIES_kernels OpenMP::OpenMP_CXX DNNL::dnnl hwy fmt::fmt)
 set(DINO_LIBRARY_DEPENDENCIES_engine dino_kernels Threads::Threads)
 set(DINO_LIBRARY_DEPENDENCIES_models dino_engine nlohmann_json::nlohmann_json PkgConfig::libzip)
@@ -21,6 +21,7 @@ set(DINO_LIBRARY_DEPENDENCIES_data dino_models JPEG::JPEG ZLIB::ZLIB PkgConfig::
 set(DINO_LIBRARY_DEPENDENCIES_train dino_data tomlplusplus::tomlplusplus)
 set(DINO_LIBRARY_DEPENDENCIES_evaluate dino_train)
 set(DINO_LIBRARY_DEPENDENCIES_visualize dino_evaluate)
+set(DINO_LIBRARY_DEPENDENCIES_selftest dino_train)
 
 # dino_add_library(NAME): every source of the folder NAME as the library dino_NAME.
 function(dino_add_library name)

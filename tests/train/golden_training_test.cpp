@@ -1,15 +1,12 @@
 #include "engine/ops/dino_loss.h"
-#include "models/safetensors.h"
+#include "selftest/recordings.h"
 #include "tests/support/catch.h"
 #include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
 #include "tests/support/paths.h"
-#include "train/schedules.h"
-#include "train/student_teacher.h"
 
 #include <cmath>
 #include <filesystem>
-#include <sstream>
 
 namespace dino {
 namespace {
@@ -19,100 +16,9 @@ using test::every_context;
 using test::HostArray;
 using test::to_host;
 
-/// A recorded run of the official implementation, and the configuration that repeats it.
-struct Recording {
-  explicit Recording(const std::filesystem::path& path) : file(SafetensorsFile::read(path)) {
-    const auto text = [&](const std::string& key, const std::string& otherwise) {
-      const auto at = file.metadata().find(key);
-      return at == file.metadata().end() ? otherwise : at->second;
-    };
-    const auto integer = [&](const std::string& key) { return std::stoi(file.metadata(key)); };
-    const auto number = [&](const std::string& key) { return std::stod(file.metadata(key)); };
-    config.embed_dim = integer("embed");
-    config.depth = integer("depth");
-    config.num_heads = integer("heads");
-    config.patch_size = integer("patch_size");
-    config.global_crops_size = integer("img_size");
-    config.drop_path_rate = 0;
-    config.out_dim = integer("out_dim");
-    config.head_hidden_dim = integer("hidden");
-    config.head_bottleneck_dim = integer("bottleneck");
-    config.head_layers = std::stoi(text("nlayers", "3"));
-    config.use_bn_in_head = text("use_bn", "False") == "True";
-    config.norm_last_layer = text("norm_last_layer", "True") == "True";
-    config.batch_size_per_gpu = integer("batch");
-    config.local_crops_number = std::stoi(text("local", "0"));
-    config.epochs = integer("epochs");
-    config.lr = number("lr");
-    config.min_lr = number("min_lr");
-    config.weight_decay = number("wd");
-    config.weight_decay_end = number("wd_end");
-    config.momentum_teacher = number("momentum");
-    config.warmup_epochs = integer("warmup_epochs");
-    config.warmup_teacher_temp = number("warmup_teacher_temp");
-    config.teacher_temp = number("teacher_temp");
-    config.warmup_teacher_temp_epochs = integer("warmup_teacher_temp_epochs");
-    config.clip_grad = number("clip");
-    config.freeze_last_layer = integer("freeze");
-    config.optimizer = file.metadata("optimizer");
-    config.student_temp = number("student_temp");
-    config.center_momentum = number("center_momentum");
-    steps_per_epoch = integer("iters");
-    schedules = make_schedules(config, steps_per_epoch, config.batch_size_per_gpu);
-  }
-
-  int steps() const { return config.epochs * steps_per_epoch; }
-
-  StepValues values(int step) const {
-    const auto s = static_cast<std::size_t>(step);
-    const int epoch = step / steps_per_epoch;
-    return {.lr = schedules.lr[s],
-            .weight_decay = schedules.weight_decay[s],
-            .teacher_momentum = schedules.momentum[s],
-            .teacher_temp = schedules.teacher_temp[static_cast<std::size_t>(epoch)],
-            .freeze_last_layer = epoch < config.freeze_last_layer,
-            .step = static_cast<std::uint64_t>(step)};
-  }
-
-  TrainingCrops crops(Context& context, int step) const {
-    TrainingCrops crops;
-    for (const char* name : {"global_crops", "local_crops"}) {
-      const std::string key = fmt::format("step{}.{}", step, name);
-      if (!file.contains(key) || file[key].size() == 0) continue;
-      const ConstArray array = file[key];  // (views, B, 3, S, S)
-      const Shape shape{array.extent(0) * array.extent(1), array.extent(2), array.extent(3), array.extent(4)};
-      crops.groups.push_back({context.from_host(array.reshaped(shape))});
-    }
-    for (int b = 0; b < config.batch_size_per_gpu; ++b) crops.samples.push_back(static_cast<std::uint64_t>(b));
-    return crops;
-  }
-
-  void load_initial(StudentTeacher& networks) const {
-    ParameterStore& store = networks.store();
-    for (const ParameterId id : networks.layout().ids()) {
-      const ParameterInfo& info = networks.layout()[id];
-      const ConstArray recorded = file["initial.student." + info.name];
-      REQUIRE(recorded.shape() == info.shape);
-      Tensor student = store.window(store.student, id);
-      Tensor teacher = store.window(store.teacher, id);
-      store.context.copy_from_host(recorded, student);
-      store.context.copy_from_host(recorded, teacher);
-    }
-    store.refresh_working_copies();
-  }
-
-  std::vector<std::string> parameter_order() const {
-    std::vector<std::string> names;
-    std::stringstream text(file.metadata("parameter_order"));
-    for (std::string name; std::getline(text, name, ',');) names.push_back(name);
-    return names;
-  }
-
-  SafetensorsFile file;
-  TrainConfig config;
-  int steps_per_epoch = 0;
-  Schedules schedules;
-};
+TrainingRecording read_recording(const std::filesystem::path& path) {
+  return TrainingRecording(SafetensorsFile::read(path));
+}
 
 std::vector<std::filesystem::path> recordings() {
   std::vector<std::filesystem::path> paths;
@@ -142,7 +48,7 @@ void check_movement(const HostArray& ours, const ConstArray& recorded, const Con
   CHECK(std::sqrt(error) <= tolerance * std::sqrt(movement) + rounding * (movement == 0 ? 10 : 0));
 }
 
-void check_grad_norms(const Recording& recording, StudentTeacher& networks, int step) {
+void check_grad_norms(const TrainingRecording& recording, StudentTeacher& networks, int step) {
   const ConstArray recorded = recording.file[fmt::format("step{}.grad_norms", step)];
   const HostArray norms = to_host(networks.store().context, networks.gradient_norms());
   std::vector<double> ours;
@@ -165,7 +71,7 @@ TEST_CASE("golden: logits and gradients of the first step", "[device]") { every_
 void check_first_step(Context& context) {
   for (const auto& path : recordings()) {
     INFO(path.filename().string());
-    const Recording recording(path);
+    const TrainingRecording recording = read_recording(path);
     SingleProcess communicator;
     StudentTeacher networks(context, communicator, recording.config, DType::float32);
     recording.load_initial(networks);
@@ -196,7 +102,7 @@ TEST_CASE("golden: a training run ends at the recorded weights", "[device]") { e
 void check_run(Context& context) {
   for (const auto& path : recordings()) {
     INFO(path.filename().string());
-    const Recording recording(path);
+    const TrainingRecording recording = read_recording(path);
     SingleProcess communicator;
     StudentTeacher networks(context, communicator, recording.config, DType::float32);
     recording.load_initial(networks);
@@ -238,7 +144,7 @@ TEST_CASE("golden: gradients of the first step in bf16", "[device]") { every_con
 void check_bf16_gradients(Context& context) {
   for (const auto& path : recordings()) {
     INFO(path.filename().string());
-    const Recording recording(path);
+    const TrainingRecording recording = read_recording(path);
     SingleProcess communicator;
     StudentTeacher networks(context, communicator, recording.config, DType::bfloat16);
     recording.load_initial(networks);
@@ -260,7 +166,7 @@ TEST_CASE("golden: the losses of a bf16 run stay near the recorded ones", "[devi
 void check_bf16_run(Context& context) {
   for (const auto& path : recordings()) {
     INFO(path.filename().string());
-    const Recording recording(path);
+    const TrainingRecording recording = read_recording(path);
     SingleProcess communicator;
     StudentTeacher networks(context, communicator, recording.config, DType::bfloat16);
     recording.load_initial(networks);
