@@ -4,6 +4,7 @@
 #include "kernels/common/error.h"
 
 #include <omp.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -20,6 +21,25 @@ std::string gpu_of_rank(const std::string& device, int local_rank) {
   return fmt::format("cuda:{}", survey.devices[static_cast<std::size_t>(local_rank) % survey.devices.size()].ordinal);
 }
 
+MachineSummary summarize_machine(const std::string& device) {
+  const DeviceChoice choice = DeviceChoice::parse(device);
+  MachineSummary machine{.cores = omp_get_num_procs()};
+  if (choice.kind != DeviceChoice::Kind::cpu) {
+    const CudaSurvey survey = look_for_cuda();
+    const bool automatic = choice.kind == DeviceChoice::Kind::automatic;
+    machine.has_gpu = !automatic || !survey.devices.empty();
+    for (const CudaDevice& found : survey.devices) {
+      if (machine.memory_bytes == 0 && (automatic || found.ordinal == choice.ordinal))
+        machine.memory_bytes = found.memory_bytes;
+    }
+  }
+  if (!machine.has_gpu) {
+    machine.memory_bytes =
+        static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  }
+  return machine;
+}
+
 void add_device_option(CLI::App& command, std::string& device) {
   command
       .add_option("--device", device,
@@ -32,6 +52,7 @@ void add_device_option(CLI::App& command, std::string& device) {
           return std::string(error.what());
         }
       })
+      ->type_name("DEVICE")
       ->capture_default_str();
 }
 

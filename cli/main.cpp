@@ -66,6 +66,7 @@ int run_program(int argc, char** argv) {
   CLI::App app(
       "dino_cuda trains, evaluates and looks into DINO vision transformers.\n\n"
       "  dino_cuda selftest                                     trust this program on this device\n"
+      "  dino_cuda init my/photos                               write a configuration that suits them\n"
       "  dino_cuda train configs/cifar10.toml                   train a model\n"
       "  dino_cuda plan configs/cifar10.toml                    what that will take: memory, time, disk\n"
       "  dino_cuda train configs/cifar10.toml --resume          go on where the last run stopped\n"
@@ -82,6 +83,7 @@ int run_program(int argc, char** argv) {
     return "dino_cuda: " + one_line(error.what()) + hint + "\n";
   });
   dino::Run run;
+  dino::add_init_command(app, run);
   dino::add_train_command(app, run);
   dino::add_plan_command(app, run);
   dino::add_eval_command(app, run);
