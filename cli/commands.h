@@ -10,6 +10,8 @@ namespace dino {
 using Run = std::function<int()>;
 
 /// Each adds one subcommand to `app`; parsing it fills `run`.
+void add_completion_command(CLI::App& app, Run& run);
+void add_man_command(CLI::App& app, Run& run);
 void add_init_command(CLI::App& app, Run& run);
 void add_selftest_command(CLI::App& app, Run& run);
 void add_train_command(CLI::App& app, Run& run);

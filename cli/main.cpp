@@ -99,6 +99,8 @@ int run_program(int argc, char** argv) {
   dino::add_report_command(app, run);
   dino::add_compare_command(app, run);
   dino::add_selftest_command(app, run);
+  dino::add_completion_command(app, run);
+  dino::add_man_command(app, run);
   dino::add_quiet_options(app);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
