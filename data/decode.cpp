@@ -203,6 +203,7 @@ StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view nam
   if (stbi_info_from_callbacks(&kCallbacks, &header, &result.width, &result.height, &stored_channels) == 0) {
     fail_broken(name, format, header.overrun, "its header makes no sense");
   }
+  if (result.height == 0 || result.width <= 0) fail_broken(name, format, false, "it has no pixels");
   // The height of a BMP stored from the top is negative.
   require_size(name, std::abs(std::int64_t{result.height}), result.width, options.max_pixels);
   if (format == ImageFormat::pnm) {

@@ -375,5 +375,6 @@ TEST_CASE("a PNG whose pixels are more than its header says is refused before th
 TEST_CASE("PNM of 16 bits is refused: stb_image reads beyond its memory") {
   CHECK(contains(decode_error(as_bytes("P6\n2 1\n65535\nabcdefghijkl")), "16 bits a channel"));
   CHECK(contains(decode_error(as_bytes("P5 2 1 256 abcd")), "16 bits a channel"));
+  CHECK(contains(decode_error(as_bytes("P5 255\nabcdef")), "no pixels"));
   CHECK(pixels(decoded(as_bytes("P5 2 1 255\nab"))) == std::vector<int>{97, 97, 97, 98, 98, 98});
 }
