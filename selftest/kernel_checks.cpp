@@ -687,12 +687,12 @@ void augment_crops_check(KernelBench& b) {
       augment_crops, reference::augment_crops, {{"crops", crops, 0}});
 }
 
-struct Operation {
+struct Checked {
   const char* name;
   bool two_types;  // is there a choice of the element type
   void (*check)(KernelBench&);
 };
-constexpr Operation kOperations[] = {
+constexpr Checked kOperations[] = {
     {"attention_backward", true, attention_backward_check},
     {"attention_forward", true, attention_forward_check},
     {"cls_attention_backward", true, cls_attention_backward_check},
@@ -749,7 +749,7 @@ std::vector<std::int64_t> targets_of(Device device) {
 SelfChecks check_kernels(Context& context, const SelfTestProgress& progress) {
   SelfChecks checks;
   std::int64_t done = 0;
-  for (const Operation& operation : kOperations) {
+  for (const Checked& operation : kOperations) {
     if (progress) progress(done, std::size(kOperations), operation.name);
     ++done;
     for (const DType dtype : {DType::float32, DType::bfloat16}) {
