@@ -1,5 +1,6 @@
 #include "cli/machine.h"
 
+#include "engine/context_cuda.h"
 #include "engine/device_choice.h"
 #include "kernels/common/error.h"
 
