@@ -192,12 +192,20 @@ TEST_CASE("The verdict goes by the accuracy where there is one", "[report]") {
   CHECK(verdict().answer == Answer::unsure);
   write_knn(folder, 30, 35, 41);
   CHECK(verdict().answer == Answer::yes);
-  CHECK(verdict().evidence[0].find("+11.0 points") != std::string::npos);
+  CHECK(verdict().evidence[0].find("+11 points") != std::string::npos);
   // Of 1000 pictures, 2 points are within what chance gives: 1.96 · √(2 · 0.3 · 0.7 / 1000) is 4.0 points.
   write_knn(folder, 30, 31, 32);
   CHECK(verdict().answer == Answer::unsure);
   write_knn(folder, 30, 32, 34.6);
   CHECK(verdict().answer == Answer::yes);
+  // A student that is ahead of its teacher counts as well.
+  folder.write("run/knn.jsonl",
+               R"({"step":-1,"epoch":-1,"teacher":[{"k":10,"top1":30}],"student":[{"k":10,"top1":30}],"pictures":1000})"
+               "\n"
+               R"({"step":9,"epoch":0,"teacher":[{"k":10,"top1":31}],"student":[{"k":10,"top1":37}],"pictures":1000})"
+               "\n");
+  CHECK(verdict().answer == Answer::yes);
+  CHECK(contains(verdict().evidence[0], "the student names 37.0 %"));
 }
 
 TEST_CASE("The verdict names a collapse, whatever the accuracy", "[report]") {

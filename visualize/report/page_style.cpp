@@ -93,7 +93,7 @@ footer { margin-top: 3rem; padding-top: 1rem; padding-bottom: 2rem; color: var(-
   main, header, footer { max-width: none; padding: 0; }
   .verdict, .chart, .facts div { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .charts { grid-template-columns: 1fr 1fr; } .film { flex-wrap: wrap; overflow: visible; } .film .source { position: static; }
-  .film img { width: 52px; } .scroll { overflow: visible; } details::details-content { content-visibility: visible; } }
+  .film img { width: 52px; } .film figure { break-inside: avoid; } .film .dim { opacity: 1; } .cursor { display: none; } .scroll { overflow: visible; } details::details-content { content-visibility: visible; } }
 )css";
 
 const char* const kPageScript = R"js(

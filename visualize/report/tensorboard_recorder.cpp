@@ -17,6 +17,15 @@ using Scalars = std::vector<std::pair<std::string, double>>;
 
 constexpr std::chrono::seconds kFlushEvery{2};
 
+void add_accuracies(Scalars& scalars, const std::string& network, const nlohmann::ordered_json& rows) {
+  for (const auto& row : rows) {
+    for (const char* top : {"top1", "top5"}) {
+      if (row.is_object() && row.contains(top) && row[top].is_number())
+        scalars.emplace_back(fmt::format("knn/{}_{}_k{}", network, top, row.value("k", 0)), row[top].get<double>());
+    }
+  }
+}
+
 }  // namespace
 
 void TensorBoardRecorder::open(std::int64_t first_step) {
@@ -71,14 +80,14 @@ void TensorBoardRecorder::evaluated(const PauseReport& pause, const Evaluation& 
   open(pause.position.step);
   if (!file_ || !evaluation.numbers) return;
   Scalars scalars;
-  for (const auto& [network, rows] : evaluation.numbers->items()) {
-    if (rows.is_number()) scalars.emplace_back("knn/" + network, rows.get<double>());
-    if (!rows.is_array()) continue;
-    for (const auto& row : rows) {
-      const std::string k = std::to_string(row.value("k", 0));
-      for (const char* top : {"top1", "top5"}) {
-        if (row.contains(top) && row[top].is_number())
-          scalars.emplace_back("knn/" + network + "_" + top + "_k" + k, row[top].get<double>());
+  for (const auto& [network, value] : evaluation.numbers->items()) {
+    if (value.is_array()) add_accuracies(scalars, network, value);
+    // Numbers of the features of each network.
+    if (network != "features" || !value.is_object()) continue;
+    for (const char* of : {"teacher", "student"}) {
+      if (!value.contains(of) || !value[of].is_object()) continue;
+      for (const auto& [name, number] : value[of].items()) {
+        if (number.is_number()) scalars.emplace_back(fmt::format("features/{}_{}", of, name), number.get<double>());
       }
     }
   }

@@ -51,36 +51,39 @@ Verdict judge(const RunHistory& run) {
   const double most = std::log(std::max(2.0, prototypes.value_or(2)));
   const auto say = [&](std::string text) { verdict.evidence.push_back(std::move(text)); };
 
-  // The accuracy, against what no training gives.
+  // The accuracy, against what no training gives. Early in a run the student is ahead of its teacher.
   const KnnLine* untrained = run.untrained();
   std::optional<KnnScore> first = untrained ? RunHistory::best(untrained->teacher) : std::nullopt, last, pixels;
   std::int64_t pictures = 0;
+  const char* who = "teacher";
   double top = -1;
   for (const KnnLine& line : run.knn) {
     if (const auto score = RunHistory::best(line.pixels)) pixels = score;
     pictures = std::max(pictures, line.pictures);
-    const auto score = RunHistory::best(line.teacher);
-    if (line.epoch < 0 || !score) continue;
-    last = score;
-    top = std::max(top, score->top1);
+    const auto teacher = RunHistory::best(line.teacher), student = RunHistory::best(line.student);
+    if (line.epoch < 0 || !teacher) continue;
+    const bool student_ahead = student && student->top1 > teacher->top1;
+    who = student_ahead ? "student" : "teacher";
+    last = student_ahead ? student : teacher;
+    top = std::max(top, teacher->top1);
   }
   enum class Gain { unknown, none, some } gain = Gain::unknown;
   if (last && first) {
     const double chance = chance_points(last->top1, first->top1, pictures), points = last->top1 - first->top1;
     gain = points > chance ? Gain::some : Gain::none;
-    say(fmt::format(
-        "k-NN: the teacher names {:.1f} % of the pictures rightly, untrained it was {:.1f} %: {:+.1f} points{}.",
-        last->top1, first->top1, points,
-        gain == Gain::some ? "" : fmt::format(", no more than chance may give (±{:.1f})", chance)));
+    say(fmt::format("k-NN: the {} names {:.1f} % of the pictures rightly, untrained it was {:.1f} %: {} points{}.", who,
+                    last->top1, first->top1, (points > 0 ? "+" : "") + short_number(std::round(10 * points) / 10),
+                    gain == Gain::some ? "" : fmt::format(", no more than chance may give (±{:.1f})", chance)));
   } else if (last) {
-    say(fmt::format("k-NN: the teacher names {:.1f} % of the pictures rightly; the untrained network was not measured.",
+    say(fmt::format("k-NN: the {} names {:.1f} % of the pictures rightly; the untrained network was not measured.", who,
                     last->top1));
   }
   if (last && pixels) {
+    const double chance = chance_points(last->top1, pixels->top1, pictures), points = last->top1 - pixels->top1;
     say(fmt::format("Bare pixels, compared directly, give {:.1f} %: the network is {} them.", pixels->top1,
-                    last->top1 > pixels->top1 + chance_points(last->top1, pixels->top1, pictures)   ? "ahead of"
-                    : last->top1 + chance_points(last->top1, pixels->top1, pictures) < pixels->top1 ? "still behind"
-                                                                                                    : "level with"));
+                    points > chance    ? "ahead of"
+                    : points < -chance ? "still behind"
+                                       : "level with"));
   }
   if (last && top > last->top1 + chance_points(last->top1, top, pictures))
     say(fmt::format("It has been better: {:.1f} % at best. That state is in best.safetensors.", top));
