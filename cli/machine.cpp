@@ -1,6 +1,5 @@
 #include "cli/machine.h"
 
-#include "engine/context_cuda.h"
 #include "engine/device_choice.h"
 #include "kernels/common/error.h"
 

@@ -11,15 +11,6 @@
 namespace dino {
 namespace {
 
-/// This build's view of CUDA.
-CudaSurvey look_for_cuda() {
-  if (&survey_cuda != nullptr) return survey_cuda();
-  return {.devices = {},
-          .obstacle =
-              "this program was built without the CUDA toolkit; try a build with nvcc on the PATH, or "
-              "device cpu"};
-}
-
 std::string list_of(const std::vector<CudaDevice>& devices) {
   std::string list;
   for (const CudaDevice& device : devices) {
@@ -38,6 +29,14 @@ std::string describe_gpu(const CudaDevice& device) {
 }
 
 }  // namespace
+
+CudaSurvey look_for_cuda() {
+  if (&survey_cuda != nullptr) return survey_cuda();
+  return {.devices = {},
+          .obstacle =
+              "this program was built without the CUDA toolkit; try a build with nvcc on the PATH, or "
+              "device cpu"};
+}
 
 std::unique_ptr<Context> open_device(const std::string& device, double memory_share) {
   const DeviceChoice choice = DeviceChoice::parse(device);

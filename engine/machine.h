@@ -7,6 +7,9 @@
 
 namespace dino {
 
+/// The GPUs that this build can use, or what is in the way.
+CudaSurvey look_for_cuda();
+
 /// The device that `device` (auto, cpu, cuda or cuda:N) names. auto is the first GPU where there are a driver and a
 /// card, else the CPU. `memory_share` is make_cuda_context()'s. Throws Error, saying what was found, when a GPU that is
 /// asked for cannot be used.
