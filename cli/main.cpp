@@ -125,13 +125,12 @@ int run_program(int argc, char** argv) {
 
 int out_of_memory(const std::bad_alloc& error, const std::string& speaker) {
   const auto* sized = dynamic_cast<const dino::OutOfMemory*>(&error);
-  const dino::HostMemory host = dino::host_memory();
   const auto text = [](std::size_t bytes) { return dino::format_bytes(static_cast<double>(bytes)); };
   fmt::print(stderr,
-             "{}: [memory] out of memory: {} asked for, {} in use, {} free ({}); try a smaller batch with more "
-             "accumulation, or smaller images\n",
+             "{}: [memory] out of memory: {} asked for, {} in use, {}; try a smaller batch with more accumulation, or "
+             "smaller images\n",
              speaker, sized != nullptr ? text(sized->size_bytes()) : "an unknown size was",
-             text(dino::resident_bytes()), text(host.available_bytes), host.limit);
+             text(dino::resident_bytes()), dino::host_memory().to_string());
   return kFailure;
 }
 

@@ -90,8 +90,6 @@ struct Plan {
 
 Target find_target(const PlanOptions& options, const TrainConfig& config) {
   Target target;
-  const HostMemory host = host_memory();
-  target.limits.host_bytes = host.available_bytes;
   if (!options.device.empty() && options.device != "cpu") {
     target.published = &accelerator_of(options.device);
     target.device = Device::cuda;
@@ -105,8 +103,9 @@ Target find_target(const PlanOptions& options, const TrainConfig& config) {
   target.device = target.context->device();
   target.title = target.device == Device::cpu ? fmt::format("{}, {} threads", machine_name(), omp_get_max_threads())
                                               : describe_device(*target.context, device);
-  target.limits.device_bytes = target.context->arena().capacity_bytes();
-  target.limits_source = target.device == Device::cpu ? host.limit : "free memory of the GPU, the program's share";
+  target.limits = memory_limits(*target.context);
+  target.limits_source =
+      target.device == Device::cpu ? host_memory().limit : "free memory of the GPU, the program's share";
   return target;
 }
 
@@ -267,7 +266,7 @@ std::string format_bytes(std::size_t bytes) { return dino::format_bytes(static_c
 
 /// `4.27 T`, `312 G`
 std::string with_prefix(double value) {
-  for (const auto& [factor, name] : {std::pair{1e15, "P"}, {1e12, "T"}, {1e9, "G"}, {1e6, "M"}}) {
+  for (const auto& [factor, name] : {std::pair{1e15, "P"}, {1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "k"}}) {
     if (value >= factor) return fmt::format("{:.2f} {}", value / factor, name);
   }
   return fmt::format("{:.0f} ", value);

@@ -46,7 +46,8 @@ RunFacts run_facts(const TrainConfig& config, Device device, DType compute_type,
 }
 
 KnnPictures most_knn_pictures(const TrainConfig& config, std::int64_t images) {
-  const std::int64_t most = config.knn_images > 0 ? config.knn_images : images;
+  const std::int64_t most = config.knn_images > 0 ? config.knn_images : std::max<std::int64_t>(images, 1);
+  if (images == 0) return {most, most};
   return {std::min(most, images), std::min(most, images)};
 }
 

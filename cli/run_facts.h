@@ -11,7 +11,7 @@ namespace dino {
 RunFacts run_facts(const TrainConfig& config, Device device, DType compute_type, const ImageSource* images,
                    const KnnPictures& pictures);
 
-/// The most pictures that the k-NN of a run may look at, without opening its data sets.
+/// The most pictures that the k-NN of a run may look at, without opening its data sets; `images` 0: unknown.
 KnnPictures most_knn_pictures(const TrainConfig& config, std::int64_t images);
 
 }  // namespace dino

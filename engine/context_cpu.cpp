@@ -45,12 +45,10 @@ class CpuArena final : public Arena {
   }
 
   [[noreturn]] void fail_short(const char* what, std::size_t size_bytes, const char* reason) const {
-    const HostMemory host = host_memory();
     fail("arena",
-         "out of memory: {} MiB more of {} asked for, {} MiB in use, {} free ({}): {}; try a smaller batch with more "
+         "out of memory: {} MiB more of {} asked for, {} MiB in use, {}: {}; try a smaller batch with more "
          "accumulation",
-         size_bytes >> 20, what, used_bytes() >> 20, format_bytes(static_cast<double>(host.available_bytes)),
-         host.limit, reason);
+         size_bytes >> 20, what, used_bytes() >> 20, host_memory().to_string(), reason);
   }
 
   void commit(std::size_t end) override {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <limits>
 #include <optional>
 #include <sstream>
 
@@ -87,14 +86,22 @@ std::optional<std::size_t> resource_room(const fs::path& root, int resource, con
 
 }  // namespace
 
+std::string HostMemory::to_string() const {
+  const bool addresses = address_bytes < available_bytes;
+  return fmt::format("{} free ({})", format_bytes(static_cast<double>(std::min(address_bytes, available_bytes))),
+                     addresses ? "ulimit -v" : limit);
+}
+
 HostMemory host_memory(const fs::path& root) {
-  HostMemory memory{.available_bytes = std::numeric_limits<std::size_t>::max(), .limit = "no limit that is known"};
+  HostMemory memory{.limit = "no limit that is known"};
   const auto consider = [&](const std::optional<std::size_t>& room, const char* what) {
-    if (room && *room < memory.available_bytes) memory = {*room, what};
+    if (!room || *room >= memory.available_bytes) return;
+    memory.available_bytes = *room;
+    memory.limit = what;
   };
   consider(entry(root / "proc/meminfo", "MemAvailable:"), "free memory");
   consider(cgroup_room(root), "the memory limit of its cgroup");
-  consider(resource_room(root, RLIMIT_AS, "VmSize:"), "ulimit -v");
+  memory.address_bytes = resource_room(root, RLIMIT_AS, "VmSize:").value_or(SIZE_MAX);
   consider(resource_room(root, RLIMIT_DATA, "VmData:"), "ulimit -d");
   return memory;
 }

@@ -17,6 +17,8 @@ constexpr std::size_t kProgramBytes = 28 * kMiB;
 /// With a GPU: the CUDA runtime's share of the host, and 64 MiB of pinned memory to copy through. From NVIDIA's
 /// documentation of lazy loading and experience with other programs; not measured with this one.
 constexpr std::size_t kCudaProgramBytes = 700 * kMiB;
+/// Addresses that a process maps without using them: the heap's growth, stacks of threads.
+constexpr std::size_t kUnusedAddresses = 96 * kMiB;
 /// Batches of the loader beside those ahead: the trainer's, and one that waits to be filled again.
 constexpr int kBatchesBesides = 2;
 
@@ -143,9 +145,17 @@ MemoryPlan plan_memory(const TrainConfig& config, const RunFacts& facts) {
   return plan;
 }
 
+MemoryLimits memory_limits(Context& context) {
+  const HostMemory host = host_memory();
+  return {.device_bytes = context.arena().capacity_bytes(),
+          .host_bytes = host.available_bytes,
+          .address_bytes = host.address_bytes};
+}
+
 bool fits(const MemoryPlan& plan, Device device, const MemoryLimits& limits) {
-  if (device == Device::cpu) return plan.device_bytes() + plan.host_bytes() <= limits.host_bytes;
-  return plan.device_bytes() <= limits.device_bytes && plan.host_bytes() <= limits.host_bytes;
+  const std::size_t on_host = plan.host_bytes() + (device == Device::cpu ? plan.device_bytes() : 0);
+  return plan.device_bytes() <= limits.device_bytes && on_host <= limits.host_bytes &&
+         plan.host_bytes() + kUnusedAddresses <= limits.address_bytes;
 }
 
 int largest_batch(const TrainConfig& config, const RunFacts& facts, const MemoryLimits& limits, int most) {
@@ -200,23 +210,24 @@ std::string largest_kinds(const MemoryPlan& plan, std::size_t most) {
 }
 
 void require_memory(const TrainConfig& config, const RunFacts& facts, Context& context) {
-  const HostMemory host = host_memory();
-  const MemoryLimits limits{.device_bytes = context.arena().capacity_bytes(), .host_bytes = host.available_bytes};
+  const MemoryLimits limits = memory_limits(context);
   const MemoryPlan plan = plan_memory(config, facts);
   if (fits(plan, facts.device, limits)) return;
+  // What is short, in the order of fits().
   const bool on_cpu = facts.device == Device::cpu;
-  const bool device_is_short = !on_cpu && plan.device_bytes() > limits.device_bytes;
-  const std::size_t needed = on_cpu            ? plan.device_bytes() + plan.host_bytes()
-                             : device_is_short ? plan.device_bytes()
-                                               : plan.host_bytes();
-  const std::size_t available = device_is_short ? limits.device_bytes : limits.host_bytes;
+  std::size_t needed = plan.device_bytes();
+  std::string available = fmt::format("{} for tensors ({})", format_bytes(static_cast<double>(limits.device_bytes)),
+                                      on_cpu ? "addresses of this process" : "free memory of the GPU");
+  if (plan.device_bytes() <= limits.device_bytes) {
+    needed = plan.host_bytes() + (on_cpu ? plan.device_bytes() : 0);
+    available = host_memory().to_string();
+  }
   const auto smaller = same_global_batch(config, facts, limits);
   const std::string advice =
       smaller ? fmt::format("--batch_size_per_gpu {} --accumulation {} (the same global batch), or --ignore_memory",
                             smaller->first, smaller->second)
               : std::string("a smaller model, smaller or fewer crops, or --ignore_memory");
-  fail("memory", "the run does not fit; got {} ({}), expected about {} at least ({}); try {}",
-       format_bytes(static_cast<double>(available)), device_is_short ? "of the GPU for tensors" : host.limit,
+  fail("memory", "the run does not fit; got {}, expected about {} at least ({}); try {}", available,
        format_bytes(static_cast<double>(needed)), largest_kinds(plan, 4), advice);
 }
 

@@ -58,9 +58,12 @@ TrainingCrops noise_crops(Context& context, const TrainConfig& config);
 
 /// Memory that a run may take.
 struct MemoryLimits {
-  std::size_t device_bytes = 0;  // of the arena; of no meaning where the device is the host
-  std::size_t host_bytes = 0;
+  std::size_t device_bytes = SIZE_MAX;   // of the arena
+  std::size_t host_bytes = SIZE_MAX;     // of the host, with the arena where the device is the host
+  std::size_t address_bytes = SIZE_MAX;  // that the host may map beside the arena
 };
+/// Those of a context's arena and of this process.
+MemoryLimits memory_limits(Context& context);
 bool fits(const MemoryPlan& plan, Device device, const MemoryLimits& limits);
 
 /// The largest batch_size_per_gpu that fits, by rehearsals; 0 where not even 1 does. At most `most`.
