@@ -57,8 +57,8 @@ class Scene {
 
   std::filesystem::path images() const { return folder_.path() / "images"; }
   std::filesystem::path run(const std::string& name) const { return folder_.path() / name; }
-  /// Trains as one of so many ranks.
-  Words train(const std::string& name, int ranks) const {
+  /// Trains as one of so many ranks, which wait for each other for so long.
+  Words train(const std::string& name, int ranks, int timeout_s = 60) const {
     return {"train",
             config_file_,
             "--output_dir",
@@ -66,7 +66,7 @@ class Scene {
             "--batch_size_per_gpu",
             std::to_string(12 / ranks),
             "--collective_timeout_s",
-            "60",
+            std::to_string(timeout_s),
             "--threads",
             "1"};
   }
@@ -234,8 +234,7 @@ TEST_CASE("ranks that do not find rank 0, or are not alike, say so") {
   CHECK(nowhere.status == 1);
   CHECK(contains(nowhere.errors, "dino_cuda: rank 1: [communicator] cannot "));
   CHECK(contains(nowhere.errors, "no-such-host.invalid"));
-  Words impatient = scene.train("run", 2) + Words{"--collective_timeout_s", "1"};
-  const Outcome alone = run_program(impatient, as_rank(0, 2, free_port()));
+  const Outcome alone = run_program(scene.train("run", 2, 1), as_rank(0, 2, free_port()));
   CHECK(alone.status == 1);
   CHECK(contains(alone.errors, "dino_cuda: rank 0: [communicator] rank 1 of 2 did not come to port "));
 
