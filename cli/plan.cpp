@@ -246,10 +246,11 @@ Plan make_plan(const PlanOptions& options) {
   plan.fits = fits(plan.memory, plan.target.device, plan.target.limits);
   plan.largest_batch = largest_batch(config, facts, plan.target.limits);
   if (!plan.fits) plan.batch_and_accumulation = same_global_batch(config, facts, plan.target.limits);
-  plan.checkpoint_bytes = plan.memory.checkpoint;
-  // last, with its successor beside it while that is written; best; every n-th epoch.
-  plan.checkpoints =
-      2 + (config.knn_every > 0 ? 1 : 0) + (config.saveckp_freq > 0 ? config.epochs / config.saveckp_freq : 0);
+  plan.checkpoint_bytes = plan.memory.checkpoint_file;
+  // last, the one before, and their successor beside them while that is written; best; the healthy one; every n-th
+  // epoch.
+  plan.checkpoints = 3 + (config.rollbacks > 0 ? 1 : 0) + (config.knn_every > 0 ? 1 : 0) +
+                     (config.saveckp_freq > 0 ? config.epochs / config.saveckp_freq : 0);
   plan.disk_bytes = static_cast<std::size_t>(plan.checkpoints) * plan.checkpoint_bytes;
   if (!options.no_speed) predict_speed(plan, options, facts, images.get());
   return plan;

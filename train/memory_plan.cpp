@@ -126,7 +126,9 @@ MemoryPlan plan_memory(const TrainConfig& config, const RunFacts& facts) {
       kinds->tables = kept - kinds->weights - kinds->teacher - kinds->gradient - kinds->optimizer;
       kinds->crops = crops;
       kinds->activations = arena.peak_bytes() - kept - crops;
-      kinds->checkpoint =
+      for (const ParameterInfo& info : networks.layout().infos())
+        kinds->checkpoint = std::max(kinds->checkpoint, static_cast<std::size_t>(info.size()) * sizeof(float));
+      kinds->checkpoint_file =
           size_bytes(store.student) + size_bytes(store.teacher) + kinds->optimizer + size_bytes(networks.center());
     }
     return std::pair{arena.peak_bytes(), arena.reach_bytes()};

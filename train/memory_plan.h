@@ -43,8 +43,11 @@ struct MemoryPlan {
 
   // On the host besides:
   std::size_t loader = 0;      // batches ahead, and what each thread works in
-  std::size_t checkpoint = 0;  // copies of what is written
+  std::size_t checkpoint = 0;  // the copy of the tensor that is written
   std::size_t program = 0;     // code, libraries, threads; measured, see memory_plan.cpp
+
+  // On the disk:
+  std::size_t checkpoint_file = 0;
 
   std::size_t device_bytes() const { return arena_peak + gaps; }
   std::size_t host_bytes() const { return loader + checkpoint + program; }
