@@ -3,7 +3,6 @@
 #include "evaluate/feature_spread.h"
 #include "evaluate/held_out.h"
 #include "evaluate/knn_monitor.h"
-#include "train/stop_signal.h"
 
 #include <nlohmann/json.hpp>
 
@@ -22,8 +21,9 @@ Evaluator make_feature_monitor(Context& context, Communicator& communicator, con
   options.threads = config.num_workers;
   return [chosen, options, &context, &communicator](StudentTeacher& networks) {
     const auto spread_of = [&](Network network) {
-      return feature_spread(extract_features(context, communicator, networks.vit(), networks.store(), network, *chosen,
-                                             options, [](std::int64_t, std::int64_t, double) { StopSignal::check(); }));
+      // Few pictures: a signal waits until it is done.
+      return feature_spread(
+          extract_features(context, communicator, networks.vit(), networks.store(), network, *chosen, options));
     };
     const FeatureSpread student = spread_of(Network::student), teacher = spread_of(Network::teacher);
     Evaluation evaluation;

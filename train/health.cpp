@@ -367,7 +367,7 @@ std::vector<Finding> Health::step(const Step& step) {
   window_.push_back(step);
   ++good_steps_;
   if (window_.size() < kWindow) return findings;
-  if (good_steps_ % kWindow == 0) add_to_blocks();
+  if (good_steps_ % kWindow == 0 && good_steps_ > 2 * kWindow) add_to_blocks();
 
   m.loss = window_mean(&Step::loss);
   m.entropy = window_mean(&Step::teacher_entropy);

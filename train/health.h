@@ -59,10 +59,10 @@ struct HealthMeasures;
 ///                       the same. Ends above 0.1 ln K.
 ///   sharp_teacher       entropy <= 0.03 ln K for 32 steps more: one prototype has all the weight. The way into
 ///                       one_output, or a teacher_temp that is too low. Ends above 0.06 ln K.
-///   loss_stuck          Over all blocks of 32 steps since the start, 16 at least and an epoch: 32 times the variance
-///   of
-///                       the blocks' means is at most twice the mean variance within blocks, for loss and KL alike: the
-///                       ratio of an analysis of variance, 1 for a loss that merely fluctuates. Ends above 4.
+///   loss_stuck          Over all blocks of 32 steps but the first two, in which the center settles, 16 at least and an
+///                       epoch: 32 times the variance of the blocks' means is at most twice the mean variance within
+///                       blocks, for loss and KL alike: the ratio of an analysis of variance, 1 for a loss that merely
+///                       fluctuates. Ends above 4.
 ///   center_growing      norm of the center > 20 times that of the first window that was full. Ends below 10 times.
 ///   gradient_spike      norm of the gradient > 10 times the median of the window before. Ends 32 steps after the last.
 ///   gradient_vanishing  median norm of the window <= 1/1000 of the largest median so far. Ends above 1/500.

@@ -7,6 +7,8 @@
 #include <thread>
 #include <utility>
 
+#include <unistd.h>
+
 namespace dino {
 namespace {
 
@@ -94,13 +96,12 @@ bool RunFolder::save(const std::string& name, StudentTeacher& networks, const Tr
 }
 
 TrainingPosition RunFolder::load(const std::string& name, StudentTeacher& networks) const {
-  require(std::filesystem::exists(file(name)), "train", "there is no {}", file(name).string());
   return read_checkpoint(file(name), networks, config_);
 }
 
 bool RunFolder::keep(const std::string& name, const std::string& as) const {
-  // Beside it and renamed, so that there is a whole one at every instant.
-  const std::filesystem::path beside = file(as + ".part");
+  // Beside it and renamed, so that there is a whole one at every instant; the name is that of AtomicFile's parts.
+  const std::filesystem::path beside = file(fmt::format("{}.part{}", as, getpid()));
   std::error_code failed;
   std::filesystem::remove(beside, failed);
   std::filesystem::create_hard_link(file(name), beside, failed);

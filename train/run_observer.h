@@ -27,7 +27,7 @@ struct StepReport {
 struct Evaluation {
   double score = 0;  // higher is better: decides which checkpoint is `best`; negative: none
   std::string summary;
-  std::optional<FeatureSpread> features;            // the teacher's, for Health
+  std::optional<FeatureSpread> features = {};       // the teacher's, for Health
   std::shared_ptr<nlohmann::ordered_json> numbers;  // goes to knn.jsonl
 };
 

@@ -320,7 +320,8 @@ class Trainer {
   /// true, or leaves the run as it is, or ends it.
   bool settle(Progress& progress) {
     const Trouble trouble = *std::exchange(trouble_, std::nullopt);
-    if (position_.rollbacks < config_.rollbacks) {
+    const int way_back = writes() && fs::exists(folder_->file(kHealthyCheckpoint)) ? 1 : 0;
+    if (position_.rollbacks < config_.rollbacks && largest_of_ranks(communicator_, way_back, "ways back") > 0) {
       roll_back(trouble.what, progress);
       return true;
     }

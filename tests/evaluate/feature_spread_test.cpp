@@ -28,7 +28,10 @@ std::vector<double> with_eigenvalues(const std::vector<double>& values, std::uin
   std::normal_distribution<double> normal;
   for (int k = 0; k < 5; ++k) {
     double square = 0;
-    for (double& x : v) square += (x = normal(random)) * x;
+    for (double& x : v) {
+      x = normal(random);
+      square += x * x;
+    }
     for (const bool rows : {true, false}) {
       for (std::size_t i = 0; i < n; ++i) {
         double dot = 0;

@@ -225,6 +225,22 @@ TEST_CASE("A run goes back to its last healthy epoch, with half the learning rat
   CHECK(error.starts_with("[train] 1 of the last 100 steps were skipped, step 7 too"));
 }
 
+TEST_CASE("A run that was told to go back when it had no healthy epoch to go back to does as without") {
+  const DrawnPictures images(12);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.max_skipped_steps = 0;
+  config.output_dir = folder.path().string();
+  const std::int64_t size = gradient_size(config);
+  REQUIRE(run({size, {}, 2, [] { std::raise(SIGTERM); }}, config, images, StartMode::fresh) == 128 + SIGTERM);
+  config.rollbacks = 1;
+  // In the middle of the first epoch there is none; at its end there is.
+  CHECK(error_of([&] { run({size, {1}}, config, images, StartMode::resume); }).starts_with("[train] 1 of the last"));
+  CHECK_FALSE(fs::exists(folder.path() / kHealthyCheckpoint));
+  CHECK(run({size, {5}}, config, images, StartMode::resume) == 0);
+  CHECK(findings_of(folder.path()) == std::vector<std::string>{"rolled_back once"});
+}
+
 void check_overflow(Context& context);
 TEST_CASE("Devices whose results come late go back and end where the others do", "[device]") {
   test::every_context(check_overflow);
@@ -255,7 +271,7 @@ void check_overflow(Context& context) {
   CHECK(SafetensorsFile::read(folder.path() / kLastCheckpoint).metadata("rollbacks") == "1");
 }
 
-/// A run of 20 epochs of 8 steps on pictures that differ, and what the watch found in it.
+/// A run of epochs of 8 steps on pictures that differ, and what the watch found in it.
 std::vector<std::string> findings_with(const std::function<void(TrainConfig&)>& set) {
   const DrawnPictures images(64);
   const TemporaryFolder folder;
@@ -271,7 +287,7 @@ std::vector<std::string> findings_with(const std::function<void(TrainConfig&)>& 
   SingleProcess alone;
   REQUIRE(train(*context, alone, config, images, StartMode::fresh) == 0);
   const auto log = lines_of(folder.path() / "log.jsonl");
-  REQUIRE(log.size() == 160);
+  REQUIRE(log.size() == static_cast<std::size_t>(8 * config.epochs));
   INFO("at the end: " << log.back().dump());
   for (const auto& line : log) CHECK(line.at("center_norm").is_number());
   return findings_of(folder.path());
@@ -288,6 +304,11 @@ TEST_CASE("Runs that are made to collapse are named, and a healthy one is not") 
   CHECK_FALSE(has(not_centered, "uniform_outputs begins"));
   const auto cold = findings_with([](TrainConfig& c) { c.warmup_teacher_temp = c.teacher_temp = 0.001; });
   CHECK(has(cold, "sharp_teacher begins"));
+  const auto still = findings_with([](TrainConfig& c) {
+    c.lr = c.min_lr = 0;
+    c.epochs = 73;
+  });
+  CHECK(still == std::vector<std::string>{"loss_stuck begins"});
 }
 
 }  // namespace

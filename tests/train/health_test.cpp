@@ -164,7 +164,7 @@ TEST_CASE("Health finds a loss that has not moved since the start, and only that
     }
   };
   feed(still, 0, 700, 5, 0);
-  CHECK(found == std::vector<std::string>{"begins@511loss_stuck"});
+  CHECK(found == std::vector<std::string>{"begins@575loss_stuck"});
   found.clear();
   feed(still, 700, 1500, 5, -0.002);
   REQUIRE(found.size() == 1);
@@ -285,6 +285,38 @@ TEST_CASE("A watch that is saved and restored finds the same") {
     CHECK(
         error_of([&] { health.restore(damaged); }).starts_with("[health] the saved state of the watch cannot be read"));
   CHECK(health.state() == state);
+}
+
+/// The first steps of a run (curves/README.md), as the watch sees them, and what it finds: `kind@step`.
+std::vector<std::string> replay(const std::string& name) {
+  std::stringstream text(read_text_file(test::config_dir() / ".." / "tests" / "train" / "curves" / (name + ".csv")));
+  std::string line;
+  std::getline(text, line);
+  REQUIRE(line == "loss,entropy,kl,grad_norm,center_norm");
+  constexpr std::int64_t kStepsPerEpoch = 312;
+  Health health(config_of_1024(), kStepsPerEpoch);
+  std::vector<std::string> found;
+  std::int64_t step = 0;
+  for (char comma = 0; std::getline(text, line); ++step) {
+    std::stringstream row(line);
+    Health::Step numbers;
+    numbers.step = step;
+    numbers.epoch = step / kStepsPerEpoch;
+    row >> numbers.loss >> comma >> numbers.teacher_entropy >> comma >> numbers.kl >> comma >> numbers.gradient_norm >>
+        comma >> numbers.center_norm;
+    REQUIRE(!row.fail());
+    for (const Finding& f : health.step(numbers)) found.push_back(fmt::format("{}@{}", f.kind, step));
+  }
+  REQUIRE(step >= 400);
+  return found;
+}
+
+TEST_CASE(
+    "Of recorded runs, those made to collapse are named within their first two epochs, and the healthy one never") {
+  CHECK(replay("healthy") == std::vector<std::string>{});
+  CHECK(replay("hot") == std::vector<std::string>{"uniform_outputs@342"});
+  CHECK(replay("not_centered") == std::vector<std::string>{"sharp_teacher@161", "one_output@364"});
+  CHECK(replay("cold") == std::vector<std::string>{"sharp_teacher@62"});
 }
 
 }  // namespace

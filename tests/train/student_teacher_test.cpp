@@ -7,8 +7,10 @@
 #include "tests/support/every_context.h"
 #include "tests/support/tiny_training.h"
 
+#include <barrier>
 #include <initializer_list>
 #include <limits>
+#include <thread>
 
 namespace dino {
 namespace {
@@ -215,6 +217,68 @@ TEST_CASE("Of gradients that are not finite, the one nearest to the loss is name
   put_step(*context, networks, config, 4);
   CHECK_FALSE(networks.wait().not_finite);
   CHECK_FALSE(networks.weights_not_finite());
+}
+
+/// Two ranks in two threads.
+class Pair {
+ public:
+  class Rank final : public Communicator {
+   public:
+    Rank(Pair& pair, int rank) : pair_(pair), rank_(rank) {}
+    int rank() const override { return rank_; }
+    int size() const override { return 2; }
+    void all_reduce_sum(const Array& values, Stream&) override {
+      float* mine = values.as<float>();
+      pair_.values_[static_cast<std::size_t>(rank_)].assign(mine, mine + values.size());
+      pair_.all_.arrive_and_wait();
+      for (std::size_t i = 0; i < static_cast<std::size_t>(values.size()); ++i)
+        mine[i] = pair_.values_[0][i] + pair_.values_[1][i];
+      pair_.all_.arrive_and_wait();
+    }
+    void barrier() override { pair_.all_.arrive_and_wait(); }
+
+   private:
+    Pair& pair_;
+    int rank_;
+  };
+  Rank ranks[2] = {{*this, 0}, {*this, 1}};
+
+ private:
+  std::barrier<> all_{2};
+  std::vector<float> values_[2];
+};
+
+TEST_CASE("All ranks skip a step in which one of them was not finite") {
+  const TrainConfig config = step_config();
+  Pair pair;
+  std::vector<StepResult> results[2];
+  std::vector<std::int64_t> counts[2];
+  std::vector<double> weights[2];
+  const auto run = [&](std::size_t rank) {
+    const auto context = make_cpu_context();
+    StudentTeacher networks(*context, pair.ranks[rank], config, DType::float32);
+    for (std::uint64_t step = 0; step < 4; ++step) {
+      put_step(*context, networks, config, step, /*spoilt=*/rank == 1 && step == 2);
+      results[rank].push_back(networks.wait());
+    }
+    counts[rank] = networks.update_counts();
+    const HostArray student = to_host(*context, networks.store().student);
+    for (std::int64_t i = 0; i < student.size(); ++i) weights[rank].push_back(student.at(i));
+  };
+  std::thread other(run, 1);
+  run(0);
+  other.join();
+  for (const auto& of_rank : results) {
+    REQUIRE(of_rank.size() == 4);
+    for (std::size_t step = 0; step < 4; ++step) {
+      CHECK(of_rank[step].not_finite.has_value() == (step == 2));
+      if (step == 2) CHECK(of_rank[step].not_finite == "the teacher's logits");
+    }
+  }
+  CHECK(counts[0] == counts[1]);
+  CHECK(counts[0].front() == 3);
+  REQUIRE_FALSE(weights[0].empty());
+  CHECK(weights[0] == weights[1]);
 }
 
 void check_late(Context& context);
