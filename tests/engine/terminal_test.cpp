@@ -52,10 +52,12 @@ class FakeTerminal {
   std::FILE* out_;
 };
 
+using Variables = std::map<std::string, std::string>;
+
 /// Sets the variables that say something about colours, and puts back what was there.
 class Environment {
  public:
-  explicit Environment(const std::map<std::string, std::string>& values) {
+  explicit Environment(const Variables& values) {
     for (const char* name : {"NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"}) {
       const char* before = getenv(name);
       before_[name] = before == nullptr ? std::nullopt : std::optional<std::string>(before);
@@ -81,7 +83,7 @@ TEST_CASE("colours and live lines belong on terminals that are not told otherwis
   std::FILE* file = std::fopen((folder.path() / "log").c_str(), "w");
   REQUIRE(file != nullptr);
   struct Case {
-    std::map<std::string, std::string> variables;
+    Variables variables;
     bool live, colored, colored_file;
   };
   const Case cases[] = {
@@ -110,7 +112,7 @@ TEST_CASE("colours and live lines belong on terminals that are not told otherwis
 TEST_CASE("a progress bar draws over itself on a terminal, is plain on a dumb one, and leaves for other output") {
   const FakeTerminal terminal;
   {
-    const Environment environment({{"TERM", "xterm"}});
+    const Environment environment(Variables{{"TERM", "xterm"}});
     Progress bar("step", 10, 0, terminal.out());
     bar.update(1);
     const std::string drawn = terminal.printed();
@@ -122,7 +124,7 @@ TEST_CASE("a progress bar draws over itself on a terminal, is plain on a dumb on
     CHECK(terminal.printed().find("step 2/10") != std::string::npos);
   }
   CHECK(terminal.printed().find('\n') != std::string::npos);
-  const Environment environment({{"TERM", "dumb"}});
+  const Environment environment(Variables{{"TERM", "dumb"}});
   Progress bar("step", 10, 0, terminal.out());
   bar.update(1);
   CHECK(terminal.printed().find('\033') == std::string::npos);
