@@ -6,6 +6,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
+#include "tests/support/lone_communicator.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
 
@@ -30,31 +31,21 @@ using test::tiny_config;
 namespace fs = std::filesystem;
 
 /// Spoils the gradient in some of the steps, counted as this process runs them, and may do something in one.
-class Spoiler final : public Communicator {
+class Spoiler final : public test::LoneCommunicator {
  public:
-  Spoiler(std::int64_t gradient_size, std::set<int> spoilt, int incident = -1, std::function<void()> happen = {})
-      : gradient_size_(gradient_size), spoilt_(std::move(spoilt)), incident_(incident), happen_(std::move(happen)) {}
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void all_reduce_sum(const Array& values, Stream&) override {
-    if (values.size() != gradient_size_) return;
+  explicit Spoiler(std::set<int> spoilt, int incident = -1, std::function<void()> happen = {})
+      : spoilt_(std::move(spoilt)), incident_(incident), happen_(std::move(happen)) {}
+  void all_reduce_sum(const Array& values, Stream&, std::string_view name) override {
+    if (name != "gradients 1 of 1") return;
     if (spoilt_.contains(steps_)) values.as<float>()[16] = std::numeric_limits<float>::quiet_NaN();
     if (steps_++ == incident_) happen_();
   }
-  void barrier() override {}
 
  private:
-  std::int64_t gradient_size_;
   std::set<int> spoilt_;
   int incident_, steps_ = 0;
   std::function<void()> happen_;
 };
-
-std::int64_t gradient_size(const TrainConfig& config) {
-  const auto context = make_cpu_context();
-  SingleProcess alone;
-  return StudentTeacher(*context, alone, config, DType::float32).store().gradient.size();
-}
 
 int run(Spoiler spoiler, const TrainConfig& config, const ImageSource& images, StartMode start) {
   const auto context = make_cpu_context();
@@ -107,8 +98,7 @@ TEST_CASE("A run that skipped steps, was stopped and resumed equals one that was
   const TemporaryFolder folder;
   TrainConfig config = tiny_config();  // 4 steps an epoch
   config.output_dir = (folder.path() / "whole").string();
-  const std::int64_t size = gradient_size(config);
-  REQUIRE(run({size, {1, 5, 6}}, config, images, StartMode::fresh) == 0);
+  REQUIRE(run(Spoiler({1, 5, 6}), config, images, StartMode::fresh) == 0);
   const fs::path whole = config.output_dir;
   const auto expected = lines_of(whole / "log.jsonl");
   REQUIRE(expected.size() == 12);
@@ -130,13 +120,13 @@ TEST_CASE("A run that skipped steps, was stopped and resumed equals one that was
   for (const int stop : {0, 1, 5, 6, 7}) {
     INFO("stopped in step " << stop);
     config.output_dir = (folder.path() / std::to_string(stop)).string();
-    REQUIRE(run({size, {1, 5, 6}, stop, [] { std::raise(SIGTERM); }}, config, images, StartMode::fresh) ==
+    REQUIRE(run(Spoiler({1, 5, 6}, stop, [] { std::raise(SIGTERM); }), config, images, StartMode::fresh) ==
             128 + SIGTERM);
     std::set<int> rest;
     for (const int step : {1, 5, 6}) {
       if (step > stop) rest.insert(step - stop - 1);
     }
-    REQUIRE(run({size, rest}, config, images, StartMode::resume) == 0);
+    REQUIRE(run(Spoiler(rest), config, images, StartMode::resume) == 0);
     check_same_checkpoint(fs::path(config.output_dir) / kLastCheckpoint, whole / kLastCheckpoint);
     for (const char* name : {"log.jsonl", "health.jsonl"})
       CHECK(lines_of(fs::path(config.output_dir) / name) == lines_of(whole / name));
@@ -153,9 +143,7 @@ TEST_CASE("A run that skips too many steps ends, and keeps the checkpoint from b
   // Steps 4, 6 and 7 of the second epoch; step 2, of the first, counts as well: four steps later than the third skip
   // would be step 10, but the epoch ends before.
   const auto look = [&] { checkpoint = read_text_file(folder.path() / kLastCheckpoint); };
-  const std::string error = error_of([&] {
-    run({gradient_size(config), {2, 4, 6}, 7, look}, config, images, StartMode::fresh);
-  });
+  const std::string error = error_of([&] { run(Spoiler({2, 4, 6}, 7, look), config, images, StartMode::fresh); });
   INFO(error);
   CHECK(
       error.starts_with("[train] 3 of the last 100 steps were skipped, step 6 too (not finite: the gradient of "
@@ -166,7 +154,7 @@ TEST_CASE("A run that skips too many steps ends, and keeps the checkpoint from b
   REQUIRE_FALSE(checkpoint.empty());
   CHECK(read_text_file(folder.path() / kLastCheckpoint) == checkpoint);
   // It goes on from there.
-  CHECK(run({gradient_size(config), {}}, config, images, StartMode::resume) == 0);
+  CHECK(run(Spoiler({}), config, images, StartMode::resume) == 0);
   CHECK(lines_of(folder.path() / "log.jsonl").size() == 12);
 }
 
@@ -177,14 +165,13 @@ TEST_CASE("A run goes back to its last healthy epoch, with half the learning rat
   config.max_skipped_steps = 0;
   config.rollbacks = 1;
   config.output_dir = (folder.path() / "plain").string();
-  const std::int64_t size = gradient_size(config);
-  REQUIRE(run({size, {}}, config, images, StartMode::fresh) == 0);
+  REQUIRE(run(Spoiler({}), config, images, StartMode::fresh) == 0);
   const auto plain = lines_of(folder.path() / "plain" / "log.jsonl");
   REQUIRE(plain.size() == 18);
 
   // Step 7, the second of the second epoch, is spoilt the first time that it is run.
   config.output_dir = (folder.path() / "whole").string();
-  REQUIRE(run({size, {7}}, config, images, StartMode::fresh) == 0);
+  REQUIRE(run(Spoiler({7}), config, images, StartMode::fresh) == 0);
   const fs::path whole = config.output_dir;
   const auto lines = lines_of(whole / "log.jsonl");
   REQUIRE(lines.size() == 18);
@@ -209,8 +196,8 @@ TEST_CASE("A run goes back to its last healthy epoch, with half the learning rat
   for (const int stop : {3, 7, 8, 10, 11, 17}) {
     INFO("stopped in the " << stop << ". step");
     config.output_dir = (folder.path() / std::to_string(stop)).string();
-    REQUIRE(run({size, {7}, stop, [] { std::raise(SIGTERM); }}, config, images, StartMode::fresh) == 128 + SIGTERM);
-    REQUIRE(run({size, stop < 7 ? std::set{7 - stop - 1} : std::set<int>{}}, config, images, StartMode::resume) == 0);
+    REQUIRE(run(Spoiler({7}, stop, [] { std::raise(SIGTERM); }), config, images, StartMode::fresh) == 128 + SIGTERM);
+    REQUIRE(run(Spoiler(stop < 7 ? std::set{7 - stop - 1} : std::set<int>{}), config, images, StartMode::resume) == 0);
     check_same_checkpoint(fs::path(config.output_dir) / kLastCheckpoint, whole / kLastCheckpoint);
     CHECK(lines_of(fs::path(config.output_dir) / "log.jsonl") == lines);
     // Where the run was stopped on the way to going back, it did so at once.
@@ -221,7 +208,7 @@ TEST_CASE("A run goes back to its last healthy epoch, with half the learning rat
 
   // Once, and not again.
   config.output_dir = (folder.path() / "again").string();
-  const std::string error = error_of([&] { run({size, {7, 12}}, config, images, StartMode::fresh); });
+  const std::string error = error_of([&] { run(Spoiler({7, 12}), config, images, StartMode::fresh); });
   CHECK(error.starts_with("[train] 1 of the last 100 steps were skipped, step 7 too"));
 }
 
@@ -231,13 +218,12 @@ TEST_CASE("A run that was told to go back when it had no healthy epoch to go bac
   TrainConfig config = tiny_config();
   config.max_skipped_steps = 0;
   config.output_dir = folder.path().string();
-  const std::int64_t size = gradient_size(config);
-  REQUIRE(run({size, {}, 2, [] { std::raise(SIGTERM); }}, config, images, StartMode::fresh) == 128 + SIGTERM);
+  REQUIRE(run(Spoiler({}, 2, [] { std::raise(SIGTERM); }), config, images, StartMode::fresh) == 128 + SIGTERM);
   config.rollbacks = 1;
   // In the middle of the first epoch there is none; at its end there is.
-  CHECK(error_of([&] { run({size, {1}}, config, images, StartMode::resume); }).starts_with("[train] 1 of the last"));
+  CHECK(error_of([&] { run(Spoiler({1}), config, images, StartMode::resume); }).starts_with("[train] 1 of the last"));
   CHECK_FALSE(fs::exists(folder.path() / kHealthyCheckpoint));
-  CHECK(run({size, {5}}, config, images, StartMode::resume) == 0);
+  CHECK(run(Spoiler({5}), config, images, StartMode::resume) == 0);
   CHECK(findings_of(folder.path()) == std::vector<std::string>{"rolled_back once"});
 }
 

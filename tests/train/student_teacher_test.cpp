@@ -5,6 +5,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
+#include "tests/support/lone_communicator.h"
 #include "tests/support/tiny_training.h"
 
 #include <barrier>
@@ -170,17 +171,13 @@ void check_named(Context& context) {
 }
 
 /// Spoils elements of the gradient on its way over the ranks.
-class SpoiltGradient final : public Communicator {
+class SpoiltGradient final : public test::LoneCommunicator {
  public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void all_reduce_sum(const Array& values, Stream&) override {
-    if (values.size() != gradient_size) return;
+  void all_reduce_sum(const Array& values, Stream&, std::string_view name) override {
+    if (name != "gradients 1 of 1") return;
     for (const std::int64_t at : elements) values.as<float>()[at] = value;
   }
-  void barrier() override {}
 
-  std::int64_t gradient_size = 0;
   std::vector<std::int64_t> elements;
   float value = std::numeric_limits<float>::quiet_NaN();
 };
@@ -190,7 +187,6 @@ TEST_CASE("Of gradients that are not finite, the one nearest to the loss is name
   const auto context = make_cpu_context();
   SpoiltGradient communicator;
   StudentTeacher networks(*context, communicator, config, DType::float32);
-  communicator.gradient_size = networks.store().gradient.size();
   const auto spoil = [&](std::initializer_list<const char*> names) {
     communicator.elements.clear();
     for (const char* name : names) {
@@ -222,12 +218,12 @@ TEST_CASE("Of gradients that are not finite, the one nearest to the loss is name
 /// Two ranks in two threads.
 class Pair {
  public:
-  class Rank final : public Communicator {
+  class Rank final : public test::LoneCommunicator {
    public:
     Rank(Pair& pair, int rank) : pair_(pair), rank_(rank) {}
     int rank() const override { return rank_; }
     int size() const override { return 2; }
-    void all_reduce_sum(const Array& values, Stream&) override {
+    void all_reduce_sum(const Array& values, Stream&, std::string_view) override {
       float* mine = values.as<float>();
       pair_.values_[static_cast<std::size_t>(rank_)].assign(mine, mine + values.size());
       pair_.all_.arrive_and_wait();
@@ -235,7 +231,7 @@ class Pair {
         mine[i] = pair_.values_[0][i] + pair_.values_[1][i];
       pair_.all_.arrive_and_wait();
     }
-    void barrier() override { pair_.all_.arrive_and_wait(); }
+    void barrier(std::string_view) override { pair_.all_.arrive_and_wait(); }
 
    private:
     Pair& pair_;

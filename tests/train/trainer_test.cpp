@@ -7,6 +7,7 @@
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
+#include "tests/support/lone_communicator.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
 #include "tests/support/training_scene.h"
@@ -31,20 +32,12 @@ using test::TemporaryFolder;
 using test::tiny_config;
 
 /// Does something in the middle of the n-th optimiser step, counted from 0 in this process.
-class Incident final : public Communicator {
+class Incident final : public test::LoneCommunicator {
  public:
   Incident(int step, std::function<void()> happen) : step_(step), happen_(std::move(happen)) {}
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
   void all_reduce_sum(const Array&, Stream&, std::string_view name) override {
     if (name == "losses" && steps_++ == step_) happen_();
   }
-  void all_gather(const ConstArray&, const Array&, Stream&, std::string_view) override {}
-  void broadcast(const Array&, int, Stream&, std::string_view) override {}
-  void all_gather_host(std::span<const std::byte>, std::span<std::byte>, std::string_view) override {}
-  void broadcast_host(std::span<std::byte>, int, std::string_view) override {}
-  void barrier(std::string_view) override {}
-  bool recordable() const override { return true; }
 
  private:
   int step_;
