@@ -286,5 +286,5 @@ TEST_CASE("the manual page has every command, option and key, and is sound") {
   const TemporaryFolder folder;
   const std::string file = folder.write("dino_cuda.1", page).string();
   CHECK(output_of("groff -man -ww -z " + file + " 2>&1").empty());
-  CHECK(contains(output_of("groff -man -Tascii " + file + " 2>/dev/null"), "warmup_teacher_temp"));
+  CHECK(contains(output_of("groff -man -Tascii -P-cbou " + file + " 2>/dev/null"), "warmup_teacher_temp"));
 }
