@@ -41,7 +41,9 @@ class CpuArena final : public Arena {
     std::size_t mapped_pages = 0;
     std::ifstream("/proc/self/statm") >> mapped_pages;
     const std::size_t mapped = mapped_pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    return limit.rlim_cur > mapped ? (limit.rlim_cur - mapped) / 4 * 3 : 0;
+    const std::size_t left = limit.rlim_cur > mapped ? limit.rlim_cur - mapped : 0;
+    const std::size_t for_the_rest = std::max(left / 4, kGrowth * 5);
+    return left > for_the_rest ? left - for_the_rest : 0;
   }
 
   [[noreturn]] void fail_short(const char* what, std::size_t size_bytes, const char* reason) const {

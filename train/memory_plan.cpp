@@ -17,8 +17,9 @@ constexpr std::size_t kProgramBytes = 28 * kMiB;
 /// With a GPU: the CUDA runtime's share of the host, and 64 MiB of pinned memory to copy through. From NVIDIA's
 /// documentation of lazy loading and experience with other programs; not measured with this one.
 constexpr std::size_t kCudaProgramBytes = 700 * kMiB;
-/// Addresses that a process maps without using them: the heap's growth, stacks of threads.
-constexpr std::size_t kUnusedAddresses = 96 * kMiB;
+/// Addresses that a process maps without using them: the heap's growth, stacks of threads, and 256 KiB for each kernel
+/// that oneDNN compiles, which crashes where it gets none. 96 MiB were too few.
+constexpr std::size_t kUnusedAddresses = 192 * kMiB;
 /// Batches of the loader beside those ahead: the trainer's, and one that waits to be filled again.
 constexpr int kBatchesBesides = 2;
 
