@@ -23,6 +23,8 @@ namespace dino {
 namespace {
 
 constexpr std::int64_t kMaxFileBytes = std::int64_t{1} << 30;
+constexpr std::size_t kPngSignatureBytes = 8;
+constexpr std::size_t kPngChunkFrameBytes = 12;  // length, type, checksum
 
 int byte_at(std::span<const std::byte> bytes, std::size_t at) {
   return at < bytes.size() ? std::to_integer<int>(bytes[at]) : 0;
@@ -152,6 +154,16 @@ void require_size(std::string_view name, std::int64_t height, std::int64_t width
           name, width, height, max_pixels);
 }
 
+/// stb takes the memory that a chunk claims before it looks for the chunk's end.
+void require_whole_png(std::span<const std::byte> bytes, std::string_view name) {
+  for (std::size_t at = kPngSignatureBytes; !starts_with(bytes, "IEND", at + 4);) {
+    if (bytes.size() < at + kPngChunkFrameBytes) fail_broken(name, ImageFormat::png, true, "");
+    const auto length = static_cast<std::size_t>(u32_big_endian_at(bytes, at));
+    if (length > bytes.size() - at - kPngChunkFrameBytes) fail_broken(name, ImageFormat::png, true, "");
+    at += kPngChunkFrameBytes + length;
+  }
+}
+
 /// Inflates the pixels of a PNG without keeping them, and refuses more than `limit_bytes`: stb would take them all.
 void require_png_bytes(std::span<const std::byte> bytes, std::string_view name, std::int64_t limit_bytes) {
   z_stream stream{};
@@ -162,9 +174,7 @@ void require_png_bytes(std::span<const std::byte> bytes, std::string_view name, 
   std::vector<std::byte> inflated(std::size_t{64} << 10);
   std::int64_t count = 0;
   int status = Z_OK;
-  constexpr std::size_t kSignature = 8;
-  constexpr std::size_t kChunkFrame = 12;  // length, type, checksum
-  for (std::size_t at = kSignature; status == Z_OK && bytes.size() >= at + kChunkFrame;) {
+  for (std::size_t at = kPngSignatureBytes; status == Z_OK && bytes.size() >= at + kPngChunkFrameBytes;) {
     const auto length = static_cast<std::size_t>(u32_big_endian_at(bytes, at));
     const std::span<const std::byte> content = bytes.subspan(at + 8).first(std::min(length, bytes.size() - at - 8));
     if (starts_with(bytes, "IDAT", at + 4)) {
@@ -180,7 +190,7 @@ void require_png_bytes(std::span<const std::byte> bytes, std::string_view name, 
       } while (status == Z_OK && (stream.avail_in != 0 || stream.avail_out == 0));
       if (status == Z_BUF_ERROR) status = Z_OK;  // the next chunk goes on
     }
-    at += kChunkFrame + length;
+    at += kPngChunkFrameBytes + length;
   }
   // stb reads on where zlib gives up, except for what is wrong about the checksum, which comes last.
   require(status == Z_OK || status == Z_STREAM_END ||
@@ -199,6 +209,7 @@ StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view nam
     require_size(name, u32_big_endian_at(bytes, kPngSizes + 4) & INT32_MAX,
                  u32_big_endian_at(bytes, kPngSizes) & INT32_MAX, options.max_pixels);
   }
+  if (format == ImageFormat::png) require_whole_png(bytes, name);
   Reader header{bytes};
   if (stbi_info_from_callbacks(&kCallbacks, &header, &result.width, &result.height, &stored_channels) == 0) {
     fail_broken(name, format, header.overrun, "its header makes no sense");

@@ -360,6 +360,10 @@ TEST_CASE("a PNG whose pixels are more than its header says is refused before th
   CHECK(contains(decode_error(as_bytes(with_pixels(deflated, 50000))), "holds more than its"));
   // Apple's variant has no zlib header.
   CHECK(contains(decode_error(as_bytes(with_pixels(deflated.substr(2), 50000, "CgBI"))), "holds more than its"));
+  // A chunk that claims a gigabyte.
+  std::string claims = sound;
+  claims.replace(sound.find("IDAT") - 4, 4, "\x3f\xff\xff\xff");
+  CHECK(contains(decode_error(as_bytes(claims)), "truncated PNG"));
   // As large a file with noise in it is a sound one.
   Image noise;
   noise.resize(600, 600);
