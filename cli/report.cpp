@@ -1,13 +1,12 @@
 #include "visualize/report/report.h"
 #include "cli/commands.h"
+#include "cli/output.h"
 #include "visualize/report/run_comparison.h"
 #include "visualize/terminal_preview.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +17,7 @@ namespace {
 struct Options {
   std::vector<std::string> runs;
   std::string out;
+  bool json = false;
 };
 
 /// The runs in some folders, as they are now.
@@ -42,15 +42,13 @@ int report_command(const Options& options) {
                                     : runs.size() == 1   ? runs[0]->folder / "report.html"
                                                          : std::filesystem::path("report.html");
   write_report(runs, out);
-  fmt::print("{}: {} KiB\n", out.string(), std::filesystem::file_size(out) >> 10);
+  const std::uintmax_t bytes = std::filesystem::file_size(out);
+  if (options.json) {
+    print_json({{"file", out.string()}, {"bytes", bytes}, {"runs", runs.size()}});
+  } else {
+    report("{}: {} KiB", out.string(), bytes >> 10);
+  }
   return 0;
-}
-
-/// A terminal that shows colours, whose user has not turned them off (no-color.org).
-bool use_color() {
-  const char *no_color = std::getenv("NO_COLOR"), *terminal = std::getenv("TERM");
-  return isatty(STDOUT_FILENO) == 1 && (no_color == nullptr || *no_color == 0) && terminal != nullptr &&
-         std::string_view(terminal) != "dumb";
 }
 
 struct CompareOptions {
@@ -62,11 +60,11 @@ struct CompareOptions {
 int compare_command(const CompareOptions& options) {
   const ReadRuns read(options.runs);
   if (options.json) {
-    fmt::print("{}\n", comparison_json(read.histories).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    print_json(comparison_json(read.histories));
     return 0;
   }
   const int columns = options.width > 0 ? options.width : terminal_columns();
-  fmt::print("{}", compare_runs(read.histories, {.columns = columns, .color = use_color()}));
+  fmt::print("{}", compare_runs(read.histories, {.columns = columns, .color = shows_colors(stdout)}));
   return 0;
 }
 
@@ -88,6 +86,7 @@ void add_report_command(CLI::App& app, Run& run) {
       ->add_option("--out", options->out,
                    "file to write (default: report.html in the run's folder; of several runs, in this one)")
       ->type_name("FILE");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return report_command(*options); }; });
 }
 
@@ -104,7 +103,7 @@ void add_compare_command(CLI::App& app, Run& run) {
       ->type_name("RUN");
   command->add_option("--width", options->width, "columns to use (default: those of the terminal)")
       ->check(CLI::Range(40, 1000));
-  command->add_flag("--json", options->json, "print JSON");
+  add_json_option(*command, options->json);
   command->callback([options, &run] { run = [options] { return compare_command(*options); }; });
 }
 

@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
-#include <utility>
 
 namespace dino {
 namespace {
@@ -21,23 +20,25 @@ namespace {
 struct Monitor {
   TrainConfig config;
   std::unique_ptr<Dataset> train, test;
-  std::unique_ptr<Subset> known, asked;  // pictures to compare with, pictures to classify
-  std::string note;                      // what is special about them
-  mutable bool pixels_measured = false;
+  std::unique_ptr<Subset> known, asked;     // pictures to compare with, pictures to classify
+  std::string note;                         // what is special about them
+  mutable std::optional<KnnResult> pixels;  // once they are measured
 
-  /// Accuracies of the bare pixels, which a network has to beat. They do not change, and are measured once; not for
-  /// sets so large that it would take long.
-  std::optional<KnnResult> evaluate_pixels(Context& context) const {
+  /// Accuracies of the bare pixels, which a network has to beat. They do not change, and are measured once a start; not
+  /// for sets so large that it would take long.
+  std::optional<KnnResult> evaluate_pixels(Context& context, const Communicator& communicator) const {
     constexpr int kSide_px = 16;
     constexpr std::int64_t kMaxPictures = 20'000;
-    if (std::exchange(pixels_measured, true) || pictures() > kMaxPictures) return std::nullopt;
+    if (pixels || pictures() > kMaxPictures) return pixels;
     const auto extract = [&](const ImageSource& images) {
-      return pixel_features(images, kSide_px, config.num_workers,
-                            [](std::int64_t, std::int64_t, double) { StopSignal::check(); });
+      return pixel_features(images, kSide_px, config.num_workers, [&](std::int64_t, std::int64_t, double) {
+        if (communicator.size() == 1) StopSignal::check();  // ranks have to stop in the same place
+      });
     };
     const FeatureTable bank = extract(*known), queries = extract(*asked);
-    return evaluate_knn(context, context.from_host(bank.array()), bank.labels, context.from_host(queries.array()),
-                        queries.labels, config.knn_k, config.knn_temperature);
+    pixels = evaluate_knn(context, context.from_host(bank.array()), bank.labels, context.from_host(queries.array()),
+                          queries.labels, config.knn_k, config.knn_temperature);
+    return pixels;
   }
 
   struct Measured {
@@ -152,7 +153,8 @@ Evaluator make_knn_monitor(Context& context, Communicator& communicator, const T
                                {"student", to_json(student)},
                                {"features", to_json(of_teacher.spread, of_student.spread)}});
     (*evaluation.numbers)["pictures"] = monitor->asked->size();
-    if (const auto pixels = monitor->evaluate_pixels(context)) (*evaluation.numbers)["pixels"] = to_json(*pixels);
+    if (const auto pixels = monitor->evaluate_pixels(context, communicator))
+      (*evaluation.numbers)["pixels"] = to_json(*pixels);
     return evaluation;
   };
 }
