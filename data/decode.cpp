@@ -1,7 +1,8 @@
-// Finds out what a file is and hands it to libjpeg-turbo or stb_image.
+// Finds out what a file is and hands it to libjpeg-turbo, stb_image or our own reader of PNM.
 #include "data/decode.h"
 
 #include "data/decode_jpeg.h"
+#include "data/decode_pnm.h"
 #include "data/large_picture.h"
 #include "kernels/common/error.h"
 
@@ -217,12 +218,6 @@ StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view nam
   if (result.height == 0 || result.width <= 0) fail_broken(name, format, false, "it has no pixels");
   // The height of a BMP stored from the top is negative.
   require_size(name, std::abs(std::int64_t{result.height}), result.width, options.max_pixels);
-  if (format == ImageFormat::pnm) {
-    // stb would read beyond its memory when it changes the number of channels.
-    Reader depth{bytes};
-    require(stbi_is_16_bit_from_callbacks(&kCallbacks, &depth) == 0, "decode",
-            "{}: a PNM of 16 bits a channel cannot be read; try one of 8 bits", name);
-  }
   // Whatever the file is, deflate makes at most this of it.
   constexpr std::int64_t kBestRatio = 1032;
   constexpr std::int64_t kHarmlessBytes = std::int64_t{512} << 20;
@@ -272,6 +267,7 @@ ImageFormat detect_image_format(std::span<const std::byte> bytes) {
 void decode_image(std::span<const std::byte> bytes, std::string_view name, const DecodeOptions& options, Image& image) {
   const ImageFormat format = require_known_format(bytes, name);
   if (format == ImageFormat::jpeg) return decode_jpeg(bytes, name, options, image);
+  if (format == ImageFormat::pnm) return decode_pnm(bytes, name, options, 3, image.height, image.width, image.rgb);
   const StbPixels decoded = decode_with_stb(bytes, name, format, options, 3);
   image.resize(decoded.height, decoded.width);
   std::memcpy(image.rgb.data(), decoded.pixels.get(), image.rgb.size());
@@ -299,6 +295,10 @@ RgbaImage decode_rgba_file(const std::filesystem::path& path, const DecodeOption
     for (std::size_t i = 0; i < image.rgb.size(); i += 3) {
       result.rgba.insert(result.rgba.end(), {image.rgb[i], image.rgb[i + 1], image.rgb[i + 2], 255});
     }
+    return result;
+  }
+  if (format == ImageFormat::pnm) {
+    decode_pnm(bytes, name, options, 4, result.height, result.width, result.rgba);
     return result;
   }
   const StbPixels decoded = decode_with_stb(bytes, name, format, options, 4);

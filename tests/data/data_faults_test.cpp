@@ -195,8 +195,7 @@ TEST_CASE("Pipes, devices, sockets and broken links among pictures are never ope
 
 TEST_CASE("Folders that cannot be read are left out and named") {
   const TemporaryFolder folder;
-  fs::permissions(folder.path(), fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec |
-                                     fs::perms::others_read | fs::perms::others_exec);
+  fs::permissions(folder.path(), fs::perms::all);
   folder.write("class/a.png", dot(1));
   folder.write("secret/b.png", dot(2));
   fs::permissions(folder.path() / "secret", fs::perms::none);

@@ -376,9 +376,17 @@ TEST_CASE("a PNG whose pixels are more than its header says is refused before th
   CHECK(contains(decode_error(std::span(large).first(large.size() / 2)), "PNG"));
 }
 
-TEST_CASE("PNM of 16 bits is refused: stb_image reads beyond its memory") {
+TEST_CASE("PNM: grey and colour of up to 8 bits; what makes no sense is refused") {
   CHECK(contains(decode_error(as_bytes("P6\n2 1\n65535\nabcdefghijkl")), "16 bits a channel"));
   CHECK(contains(decode_error(as_bytes("P5 2 1 256 abcd")), "16 bits a channel"));
-  CHECK(contains(decode_error(as_bytes("P5 255\nabcdef")), "no pixels"));
+  CHECK(contains(decode_error(as_bytes("P5 255\nabcdef")), "makes no sense"));
+  CHECK(contains(decode_error(as_bytes("P5 33333333333333333333 1 255\na")), "makes no sense"));
+  CHECK(contains(decode_error(as_bytes("P5 0 1 255\na")), "makes no sense"));
+  CHECK(contains(decode_error(as_bytes("P5 1 1 0\na")), "makes no sense"));
+  CHECK(contains(decode_error(as_bytes("P5 1 1 255")), "makes no sense"));
+  CHECK(contains(decode_error(as_bytes("P6 2 1 255\nabcde")), "truncated PNM"));
+  CHECK(pixels(decoded(as_bytes("P6#x\n2 # y\n1\n255\nabcdef"))) == std::vector<int>{97, 98, 99, 100, 101, 102});
+  CHECK(pixels(decoded(as_bytes("P5 3 1 15\n\x01\x0f\x7f"))) ==
+        std::vector<int>{17, 17, 17, 255, 255, 255, 255, 255, 255});
   CHECK(pixels(decoded(as_bytes("P5 2 1 255\nab"))) == std::vector<int>{97, 97, 97, 98, 98, 98});
 }
