@@ -146,7 +146,9 @@ int init(const InitCommand& options) {
   print_findings(summary);
   for (const std::string& note : suggested.notes) report("note: {}", note);
   report("wrote {}, with a reason beside each key\n\nNext:", out.string());
+  report("  dino_cuda plan {}", out.string());
   report("  dino_cuda train {}", out.string());
+  report("  dino_cuda report {}", suggested.config.output_dir);
   const std::string picture = images->name(0);  // a file, or a place in a larger one
   report("  dino_cuda attention {} --weights {}/last.safetensors", fs::is_regular_file(picture) ? picture : "PICTURE",
          suggested.config.output_dir);

@@ -1,7 +1,9 @@
 #include "kernels/matmul/onednn_matmul.h"
 
 #include "kernels/common/error.h"
+#include "kernels/common/out_of_memory.h"
 
+#include <sys/mman.h>
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include <map>
@@ -25,10 +27,19 @@ dnnl::memory::desc matrix(std::int64_t rows, std::int64_t columns, DType dtype, 
   return {{rows, columns}, onednn_type(dtype), strides};
 }
 
+/// oneDNN crashes where it cannot map memory for the code that it compiles. Throws OutOfMemory before it tries.
+void require_room_for_code() {
+  constexpr std::size_t kRoom_bytes = std::size_t{64} << 20;  // for all kernels of one product, and more
+  void* room = mmap(nullptr, kRoom_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) throw OutOfMemory(kRoom_bytes);
+  munmap(room, kRoom_bytes);
+}
+
 /// A primitive with its memory objects, made once, so that a call only sets addresses.
 class Primitive {
  public:
   Primitive(const OnednnProduct& product, const dnnl::engine& engine) {
+    require_room_for_code();
     const auto a = matrix(product.m, product.k, product.operands, product.transpose_a);
     const auto b = matrix(product.k, product.n, product.operands, product.transpose_b);
     const auto y = matrix(product.m, product.n, product.result, false);
