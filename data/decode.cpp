@@ -4,6 +4,7 @@
 #include "data/decode_jpeg.h"
 #include "data/decode_pnm.h"
 #include "data/large_picture.h"
+#include "data/palette.h"
 #include "kernels/common/error.h"
 
 #include <fcntl.h>
@@ -211,6 +212,8 @@ StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view nam
                  u32_big_endian_at(bytes, kPngSizes) & INT32_MAX, options.max_pixels);
   }
   if (format == ImageFormat::png) require_whole_png(bytes, name);
+  const std::vector<std::byte> whole = with_whole_palette(bytes, format);
+  if (!whole.empty()) bytes = whole;
   Reader header{bytes};
   if (stbi_info_from_callbacks(&kCallbacks, &header, &result.width, &result.height, &stored_channels) == 0) {
     fail_broken(name, format, header.overrun, "its header makes no sense");

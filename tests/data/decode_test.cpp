@@ -390,3 +390,12 @@ TEST_CASE("PNM: grey and colour of up to 8 bits; what makes no sense is refused"
         std::vector<int>{17, 17, 17, 255, 255, 255, 255, 255, 255});
   CHECK(pixels(decoded(as_bytes("P5 2 1 255\nab"))) == std::vector<int>{97, 97, 97, 98, 98, 98});
 }
+
+TEST_CASE("pixels beyond a palette are black") {
+  // A PNG of 2 colours whose four pixels name colours 0 to 3.
+  const auto png = handmade_png(4, 1, 8, 3, std::string("\0\0\1\2\3", 5), "abcdef");
+  CHECK(pixels(decoded(png)) == std::vector<int>{'a', 'b', 'c', 'd', 'e', 'f', 0, 0, 0, 0, 0, 0});
+  const std::string bmp = std::string("BM\x4a\0\0\0\0\0\0\0\x3e\0\0\0\x28\0\0\0\4\0\0\0\1\0\0\0\1\0\x08\0", 30) +
+                          std::string(24, '\0') + std::string("abc\0def\0", 8) + std::string("\0\1\2\xff", 4);
+  CHECK(pixels(decoded(as_bytes(bmp))) == std::vector<int>{'c', 'b', 'a', 'f', 'e', 'd', 0, 0, 0, 0, 0, 0});
+}
