@@ -29,7 +29,7 @@ dnnl::memory::desc matrix(std::int64_t rows, std::int64_t columns, DType dtype, 
 
 /// oneDNN crashes where it cannot map memory for the code that it compiles. Throws OutOfMemory before it tries.
 void require_room_for_code() {
-  constexpr std::size_t kRoom_bytes = std::size_t{64} << 20;  // for all kernels of one product, and more
+  constexpr std::size_t kRoom_bytes = std::size_t{16} << 20;  // for all kernels of one product
   void* room = mmap(nullptr, kRoom_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (room == MAP_FAILED) throw OutOfMemory(kRoom_bytes);
   munmap(room, kRoom_bytes);

@@ -34,6 +34,12 @@ nlohmann::json plan_json(std::vector<std::string> more) {
   return nlohmann::json::parse(outcome.output);
 }
 
+/// So many bytes of addresses. glibc gives each thread a heap of 64 MiB of them, as many as it likes; here all share
+/// one.
+ProgramLimits few_addresses(std::int64_t bytes) {
+  return {.address_bytes = bytes, .environment = {"MALLOC_ARENA_MAX=1", "OMP_NUM_THREADS=1"}};
+}
+
 /// A folder of pictures and a configuration whose crops and logits need memory; a step takes a moment.
 class Run {
  public:
@@ -170,7 +176,7 @@ TEST_CASE("train refuses what does not fit into a limited address space, and its
   // Libraries and stacks map more addresses than they take memory: too little for the program comes first.
   bool refused = false;
   for (std::int64_t limit = needed / 2; limit <= 4 * needed && !refused; limit += 64 * kMiB) {
-    const Outcome outcome = run.train({}, {.address_bytes = limit});
+    const Outcome outcome = run.train({}, few_addresses(limit));
     if (outcome.status != 1 || outcome.errors.find("the run does not fit") == std::string::npos) continue;
     refused = true;
     INFO(outcome.errors);
@@ -185,7 +191,7 @@ TEST_CASE("train refuses what does not fit into a limited address space, and its
     CHECK(std::stoi(advice[1]) < 64);
     CHECK(std::stoi(advice[1]) * std::stoi(advice[2]) == 64);
     const Outcome followed =
-        run.train({"--batch_size_per_gpu", advice[1], "--accumulation", advice[2]}, {.address_bytes = limit});
+        run.train({"--batch_size_per_gpu", advice[1], "--accumulation", advice[2]}, few_addresses(limit));
     INFO(followed.errors);
     CHECK(followed.status == 0);
   }
@@ -198,7 +204,7 @@ TEST_CASE("out of memory says how much was asked for, in use and left") {
   int said = 0;
   Outcome outcome;
   for (std::int64_t limit = needed / 2; limit <= 4 * needed && said < 3; limit += 96 * kMiB) {
-    outcome = run.train({"--ignore_memory"}, {.address_bytes = limit});
+    outcome = run.train({"--ignore_memory"}, few_addresses(limit));
     if (outcome.status == 0) break;
     if (outcome.status == 127) continue;  // the libraries do not even load
     INFO(outcome.errors);
