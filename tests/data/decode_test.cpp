@@ -228,7 +228,7 @@ TEST_CASE("BMP, GIF, TGA and PNM are read by their content") {
   CHECK(pixels(decoded(as_bytes("P5\n# comment\n2 1\n255\nab"))) == std::vector<int>{'a', 'a', 'a', 'b', 'b', 'b'});
   CHECK(!decode_error(as_bytes("P6 2 1 255\nabcde")).empty());
 
-  const std::string gif("GIF89a\2\0\1\0\x80\0\0ABCDEF,\0\0\0\0\2\0\1\0\0\2\2\x44\x0A\0;", 37);
+  const std::string gif("GIF89a\2\0\1\0\x80\0\0ABCDEF,\0\0\0\0\2\0\1\0\0\2\2\x44\x0A\0;", 35);
   CHECK(pixels(decoded(as_bytes(gif))) == std::vector<int>{'A', 'B', 'C', 'D', 'E', 'F'});
   CHECK(!decode_error(as_bytes(gif.substr(0, 30))).empty());
 
