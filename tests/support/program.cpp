@@ -63,7 +63,9 @@ Program::~Program() {
   waitpid(process_, nullptr, 0);
 }
 
-void Program::send(int signal) const { kill(process_, signal); }
+void Program::send(int signal) const {
+  if (process_ > 0) kill(process_, signal);  // kill(-1) would reach every process of the machine
+}
 
 bool Program::is_running() {
   if (process_ > 0 && waitpid(process_, &raw_status_, WNOHANG) == process_) process_ = -1;

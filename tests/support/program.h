@@ -37,6 +37,7 @@ class Program {
   Program& operator=(const Program&) = delete;
 
   pid_t process() const { return process_; }
+  /// Does nothing once is_running() or wait() has seen it end.
   void send(int signal) const;
   bool is_running();
   Outcome wait();
