@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -193,6 +194,24 @@ bool receive_all(const Socket& socket, std::span<std::byte> bytes, Deadline dead
     }
   }
   return true;
+}
+
+Socket make_event() { return Socket(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+
+void signal_event(const Socket& event) noexcept {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(event.get(), &one, sizeof one);
+}
+
+Deadline seconds_from_now(double seconds) {
+  return std::chrono::steady_clock::now() +
+         std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+std::string host_name() {
+  char name[64] = "unknown";
+  gethostname(name, sizeof name - 1);
+  return name;
 }
 
 }  // namespace dino

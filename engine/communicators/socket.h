@@ -48,4 +48,12 @@ Socket connect_to(const std::string& address, int port, const std::string& what,
 bool send_all(const Socket& socket, std::span<const std::byte> bytes, Deadline deadline);
 bool receive_all(const Socket& socket, std::span<std::byte> bytes, Deadline deadline);
 
+/// An eventfd, which wakes a poll() on another thread.
+Socket make_event();
+void signal_event(const Socket& event) noexcept;
+
+Deadline seconds_from_now(double seconds);
+/// This machine's, for messages.
+std::string host_name();
+
 }  // namespace dino

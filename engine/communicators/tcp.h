@@ -65,7 +65,6 @@ class TcpCommunicator final : public HostCommunicator {
   void meet_as_first(const std::string& host);
   void meet_as_other(const std::string& host);
   void connect_peers(const Socket& listener, Deadline deadline);
-  void read_table(std::span<const std::byte> table);
 
   void exchange(std::span<const Transfer> transfers, std::string_view name);
   void move(Moving& moving, std::string_view name);
