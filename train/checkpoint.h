@@ -11,13 +11,13 @@ namespace dino {
 /// Where a run stands between two steps. Random draws depend on seed, epoch, step and sample only, so that nothing
 /// else is needed to go on.
 struct TrainingPosition {
-  std::int64_t epoch = 0;  // the next batch is in this epoch
-  std::int64_t batch = 0;  // number of the next micro-batch within it
-  std::int64_t step = 0;   // optimiser steps so far
-  double best_score = -1;  // of the checkpoint `best`; negative: none yet
-  int rollbacks = 0;       // how often the run went back; each halves the learning rate
-  bool healthy = true;     // nothing was the matter: Health::sound()
-  std::string health;      // Health::state(); empty: that of a new run
+  std::int64_t epoch = 0;   // the next batch is in this epoch
+  std::int64_t batch = 0;   // number of the next micro-batch within it
+  std::int64_t step = 0;    // optimiser steps so far
+  double best_score = -1;   // of the checkpoint `best`; negative: none yet
+  int rollbacks = 0;        // how often the run went back; each halves the learning rate
+  bool healthy = true;      // nothing was the matter: Health::sound()
+  std::string health = {};  // Health::state(); empty: that of a new run
 
   bool operator==(const TrainingPosition&) const = default;
 };

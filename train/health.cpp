@@ -221,7 +221,7 @@ const HealthRule kSkipRule = {
     }};
 
 const HealthRule kFeatureRule = {
-    "feature_rank",
+    kFeatureFinding,
     Severity::warning,
     [](const Measures& m) { return m.features.rank <= 2 || m.features.spread <= 0.05; },
     [](const Measures& m) { return m.features.rank > 3 && m.features.spread > 0.1; },

@@ -36,6 +36,9 @@ struct Finding {
   nlohmann::ordered_json to_json() const;
 };
 
+/// The kind of the one finding that an evaluation makes; all others are of a step.
+inline constexpr const char* kFeatureFinding = "feature_rank";
+
 /// How the features of many pictures lie, one row of length 1 for each.
 struct FeatureSpread {
   double rank = 0;    // exp of the entropy of the singular values: 1 where all rows are alike

@@ -10,15 +10,20 @@
 
 namespace dino {
 
-RunLog::RunLog(const std::filesystem::path& path, const char* key, std::int64_t first, Report report)
+std::function<bool(const nlohmann::json& line)> lines_before(const char* key, std::int64_t first) {
+  return [key, first](const nlohmann::json& line) {
+    return line.contains(key) && line[key].is_number_integer() && line[key].get<std::int64_t>() < first;
+  };
+}
+
+RunLog::RunLog(const std::filesystem::path& path, const Keep& keep, Report report)
     : path_(path), report_(std::move(report)) {
   const std::string before = std::filesystem::exists(path) ? read_text_file(path) : std::string();
   std::string kept;
   std::stringstream text(before);
   for (std::string line; std::getline(text, line);) {
     const auto json = nlohmann::json::parse(line, nullptr, false);
-    const bool has_number = json.is_object() && json.contains(key) && json[key].is_number_integer();
-    if (has_number && json[key].get<std::int64_t>() < first) kept += line + "\n";
+    if (json.is_object() && keep(json)) kept += line + "\n";
   }
   if (kept != before || before.empty()) {
     AtomicFile file(path);

@@ -15,13 +15,19 @@ namespace dino {
 /// Takes a line for the user.
 using Report = std::function<void(const std::string&)>;
 
+/// Lines whose integer `key` is below `first`.
+std::function<bool(const nlohmann::json& line)> lines_before(const char* key, std::int64_t first);
+
 /// A file with one JSON object a line. Lines are on their way to the disk when append() returns; what a full disk does
 /// not take waits in memory, and is reported.
 class RunLog {
  public:
-  /// Keeps the lines whose number `key` is below `first`, which is where the run goes on, and drops later ones, which a
-  /// resumed run writes again, and what a crash left of a line. Throws WriteError where the file cannot be written.
-  RunLog(const std::filesystem::path& path, const char* key, std::int64_t first, Report report);
+  /// Whether a line, which is a JSON object, is of the time before the run goes on.
+  using Keep = std::function<bool(const nlohmann::json& line)>;
+
+  /// Drops the lines of later times, which a resumed run writes again, and what a crash left of a line. Throws
+  /// WriteError where the file cannot be written.
+  RunLog(const std::filesystem::path& path, const Keep& keep, Report report);
 
   void append(const nlohmann::ordered_json& line);
   /// Puts all lines on the disk, so that they outlive a power cut. Returns false where it does not take them.

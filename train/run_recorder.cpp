@@ -13,9 +13,14 @@ RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig&
 }
 
 void RunRecorder::open(std::int64_t first_step, std::int64_t first_epoch) {
-  log_.emplace(folder_ / "log.jsonl", "step", first_step, report_);
-  knn_log_.emplace(folder_ / "knn.jsonl", "epoch", first_epoch, report_);
-  health_log_.emplace(folder_ / "health.jsonl", "step", first_step, report_);
+  log_.emplace(folder_ / "log.jsonl", lines_before("step", first_step), report_);
+  knn_log_.emplace(folder_ / "knn.jsonl", lines_before("epoch", first_epoch), report_);
+  // What was seen of the features goes with their evaluation, the rest with its step.
+  const auto before_epoch = lines_before("epoch", first_epoch), before_step = lines_before("step", first_step);
+  const auto keep = [=](const nlohmann::json& line) {
+    return line.contains("kind") && line["kind"] == kFeatureFinding ? before_epoch(line) : before_step(line);
+  };
+  health_log_.emplace(folder_ / "health.jsonl", keep, report_);
 }
 
 bool RunRecorder::sync() {
@@ -66,7 +71,8 @@ void RunRecorder::rolled_back(const TrainingPosition& position) {
 }
 
 RankRecorder::RankRecorder(const std::filesystem::path& folder, int rank, std::int64_t first_step)
-    : log_(folder / fmt::format("log.rank{}.jsonl", rank), "step", first_step, [](const std::string&) {}) {}
+    : log_(folder / fmt::format("log.rank{}.jsonl", rank), lines_before("step", first_step),
+           [](const std::string&) {}) {}
 
 void RankRecorder::step_done(const StepReport& report) {
   log_.append({{"step", report.position.step},

@@ -263,7 +263,7 @@ TEST_CASE("A run goes on after a power cut at any write, with every step that it
       CHECK(step >= saved_step);
       CHECK(sound.at(step).contains(read_text_file(found.front())));
       // The lines of all steps before it are there.
-      const RunLog log(folder / "log.jsonl", "step", step, [](const std::string&) {});
+      const RunLog log(folder / "log.jsonl", lines_before("step", step), [](const std::string&) {});
       CHECK(lines_of(folder / "log.jsonl") == step);
       states.push_back(state);
     }

@@ -55,7 +55,7 @@ void ReportObserver::started(const PauseReport& pause) {
   try_to("record of the environment", pause, [&] {
     nlohmann::ordered_json line{{"step", pause.position.step}, {"started", now()}};
     for (const auto& [key, value] : facts_) line[key] = as_utf8(value);
-    RunLog(folder / "environment.jsonl", "step", pause.position.step, no_report).append(line);
+    RunLog(folder / "environment.jsonl", lines_before("step", pause.position.step), no_report).append(line);
   });
   try_to("film", pause, [&] {
     make_output_folder(folder / "film");
@@ -67,7 +67,8 @@ void ReportObserver::started(const PauseReport& pause) {
 
 void ReportObserver::go_on_after(std::int64_t epochs) {
   film_.remove_frames_after(epochs);
-  epochs_ = std::make_unique<RunLog>(fs::path(config_.output_dir) / "film/epochs.jsonl", "epoch", epochs, no_report);
+  epochs_ = std::make_unique<RunLog>(fs::path(config_.output_dir) / "film/epochs.jsonl", lines_before("epoch", epochs),
+                                     no_report);
   reader_.reset();
 }
 
