@@ -57,12 +57,12 @@ OptionEntry read_option(const CLI::Option& option) {
     type = type.substr(0, type.find(entry.choices.empty() ? ':' : '{'));
     entry.kind = kind_of(type, takes_value, entry.choices);
     if (entry.kind == ArgumentKind::choice) {
-      entry.placeholder = "{";
+      entry.value_name = "{";
       for (const std::string& choice : entry.choices)
-        entry.placeholder += (entry.placeholder.size() > 1 ? "," : "") + choice;
-      entry.placeholder += "}";
+        entry.value_name += (entry.value_name.size() > 1 ? "," : "") + choice;
+      entry.value_name += "}";
     } else {
-      entry.placeholder = type;
+      entry.value_name = type;
     }
   }
   const std::vector<ConfigKey> keys = config_keys();

@@ -12,7 +12,7 @@ enum class ArgumentKind { none, text, choice, device, file, folder };
 
 struct OptionEntry {
   std::vector<std::string> names;  // `--weights`; empty for a positional argument
-  std::string placeholder;         // `FILE`, `{teacher,student}`; empty for flags
+  std::string value_name;         // `FILE`, `{teacher,student}`; empty for flags
   std::string description, default_value;
   std::string section;  // of a key of the configuration, else empty
   ArgumentKind kind = ArgumentKind::none;

@@ -41,8 +41,8 @@ std::string in_italics(const std::string& text) { return "\\fI" + roff(text) + "
 void print_option(const OptionEntry& option) {
   std::string names;
   for (const std::string& name : option.names) names += (names.empty() ? "" : ", ") + in_bold(name);
-  if (!option.placeholder.empty()) {
-    names += (names.empty() ? "" : " ") + in_italics(option.placeholder);
+  if (!option.value_name.empty()) {
+    names += (names.empty() ? "" : " ") + in_italics(option.value_name);
     if (option.many) names += " ...";
   }
   // Keys of the configuration say their default themselves.
@@ -64,7 +64,7 @@ void print_synopsis(const CommandEntry& command) {
   std::string line = in_bold("dino_cuda " + command.path);
   if (!command.options.empty()) line += " [" + in_italics("options") + "]";
   for (const OptionEntry& argument : command.arguments) {
-    const std::string name = in_italics(argument.placeholder) + (argument.many ? " ..." : "");
+    const std::string name = in_italics(argument.value_name) + (argument.many ? " ..." : "");
     line += argument.required ? " " + name : " [" + name + "]";
   }
   fmt::print(".PP\n{}\n", line);

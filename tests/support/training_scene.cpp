@@ -71,7 +71,8 @@ void check_same_checkpoint(const std::filesystem::path& got, const std::filesyst
     ++compared;
   }
   CHECK(compared > 100);
-  for (const char* key : {"epoch", "batch", "step"}) CHECK(a.metadata(key) == b.metadata(key));
+  for (const char* key : {"epoch", "batch", "step", "rollbacks", "healthy", "health"})
+    CHECK(a.metadata(key) == b.metadata(key));
   if (best == Best::compared) CHECK(a.metadata("best_score") == b.metadata("best_score"));
 }
 

@@ -9,12 +9,12 @@
 #include "tests/support/lone_communicator.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
+#include "tests/support/training_scene.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <csignal>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <set>
@@ -23,6 +23,7 @@
 namespace dino {
 namespace {
 
+using test::check_same_checkpoint;
 using test::DrawnPictures;
 using test::error_of;
 using test::TemporaryFolder;
@@ -75,22 +76,6 @@ std::vector<std::string> findings_of(const fs::path& folder) {
 
 bool has(const std::vector<std::string>& all, const std::string& one) {
   return std::find(all.begin(), all.end(), one) != all.end();
-}
-
-/// The same tensors bit for bit, the same position and the same watch.
-void check_same_checkpoint(const fs::path& got, const fs::path& expected) {
-  const SafetensorsFile a = SafetensorsFile::read(got), b = SafetensorsFile::read(expected);
-  REQUIRE(a.names() == b.names());
-  int compared = 0;
-  for (const std::string& name : a.names()) {
-    INFO(name);
-    REQUIRE(a[name].size_bytes() == b[name].size_bytes());
-    CHECK(std::memcmp(a[name].data(), b[name].data(), a[name].size_bytes()) == 0);
-    ++compared;
-  }
-  CHECK(compared > 100);
-  for (const char* key : {"epoch", "batch", "step", "best_score", "rollbacks", "healthy", "health"})
-    CHECK(a.metadata(key) == b.metadata(key));
 }
 
 TEST_CASE("A run that skipped steps, was stopped and resumed equals one that was not stopped") {
