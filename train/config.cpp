@@ -344,13 +344,17 @@ void check_config(const TrainConfig& c) {
   check(c.local_crops_number == 0 || c.local_crops_size % c.patch_size == 0,
         fmt::format("local_crops_size must be a multiple of patch_size; got {} and {}", c.local_crops_size,
                     c.patch_size));
-  check(c.warmup_epochs <= c.epochs,
-        fmt::format("warmup_epochs must not exceed epochs; got {} and {}; try --warmup_epochs {}", c.warmup_epochs,
-                    c.epochs, std::min(c.epochs, 1)));
-  check(c.warmup_teacher_temp_epochs <= c.epochs,
-        fmt::format("warmup_teacher_temp_epochs must not exceed epochs; got {} and {}; try "
-                    "--warmup_teacher_temp_epochs {}",
-                    c.warmup_teacher_temp_epochs, c.epochs, std::min(c.epochs, 1)));
+  const bool long_warmup = c.warmup_epochs > c.epochs, long_temp_warmup = c.warmup_teacher_temp_epochs > c.epochs;
+  const int one = std::min(c.epochs, 1);
+  check(!long_warmup || !long_temp_warmup,
+        fmt::format("warmup_epochs and warmup_teacher_temp_epochs must not exceed epochs; got {}, {} and {}; try "
+                    "--warmup_epochs {} --warmup_teacher_temp_epochs {}",
+                    c.warmup_epochs, c.warmup_teacher_temp_epochs, c.epochs, one, one));
+  check(!long_warmup, fmt::format("warmup_epochs must not exceed epochs; got {} and {}; try --warmup_epochs {}",
+                                  c.warmup_epochs, c.epochs, one));
+  check(!long_temp_warmup, fmt::format("warmup_teacher_temp_epochs must not exceed epochs; got {} and {}; try "
+                                       "--warmup_teacher_temp_epochs {}",
+                                       c.warmup_teacher_temp_epochs, c.epochs, one));
   check(c.embed_dim == 0 || c.num_heads == 0 || c.embed_dim % c.num_heads == 0,
         fmt::format("embed_dim must be a multiple of num_heads; got {} and {}", c.embed_dim, c.num_heads));
 }

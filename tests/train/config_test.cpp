@@ -126,7 +126,13 @@ TEST_CASE("keys that contradict each other are errors") {
   CHECK_NOTHROW(check_config(c));
   c = {};
   c.epochs = 5;
-  CHECK_THROWS_AS(check_config(c), Error);
+  CHECK_THROWS_WITH(check_config(c),
+                    "[config] warmup_epochs must not exceed epochs; got 10 and 5; try --warmup_epochs 1");
+  c.warmup_teacher_temp_epochs = 6;
+  CHECK_THROWS_WITH(
+      check_config(c),
+      "[config] warmup_epochs and warmup_teacher_temp_epochs must not exceed epochs; got 10, 6 and 5; try "
+      "--warmup_epochs 1 --warmup_teacher_temp_epochs 1");
 }
 
 TEST_CASE("the configurations that come with the program are valid") {
