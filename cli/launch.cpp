@@ -226,9 +226,12 @@ std::optional<int> launch_ranks(const LaunchOptions& options) {
   devices.resize(std::max(devices.size(), static_cast<std::size_t>(options.ranks)), "cpu");
 
   struct sigaction action {};
+  struct sigaction before {};
   action.sa_handler = note_signal_to_pass;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP}) {
+    sigaction(signal, &action, &before);
+    if (signal == SIGHUP && before.sa_handler == SIG_IGN) sigaction(signal, &before, nullptr);  // under nohup
+  }
   std::vector<Started> ranks = start(devices);
   return wait_for(ranks);
 }

@@ -278,19 +278,22 @@ TEST_CASE("a rank that is killed ends the others within a minute with its name, 
   CHECK(contains(outcome.errors, fmt::format("dino_cuda: rank 0: [communicator] rank 2 (process {} on ", victim)));
   CHECK(contains(outcome.errors, fmt::format("dino_cuda: rank 1: [communicator] rank 2 (process {} on ", victim)));
 
-  // It goes on with other ranks; a signal stops all after the same step.
-  Program rest(scene.train("run", 2) + Words{"--ranks", "2", "--resume"});
-  const std::size_t before = log_lines(scene.run("run")).size();
-  await_steps(rest, scene.run("run"), before + 3);
-  REQUIRE(rest.is_running());
-  rest.send(SIGINT);
-  const Outcome stopped = rest.wait();
-  INFO(stopped.errors);
-  CHECK(stopped.status == 128 + SIGINT);
-  CHECK(contains(stopped.errors, "go on with --resume"));
-  const SafetensorsFile file = SafetensorsFile::read(scene.run("run") / "last.safetensors");
-  CHECK(file.metadata("step") == std::to_string(log_lines(scene.run("run")).size()));
-  CHECK(file.metadata("ranks") == "2");
+  // It goes on with other ranks; a signal, a cluster's warning too, stops all after the same step.
+  const std::pair<int, int> signals[] = {{SIGINT, 128 + SIGINT}, {SIGUSR1, 75}, {SIGHUP, 128 + SIGHUP}};
+  for (const auto& [signal, status] : signals) {
+    Program rest(scene.train("run", 2) + Words{"--ranks", "2", "--resume"});
+    const std::size_t before = log_lines(scene.run("run")).size();
+    await_steps(rest, scene.run("run"), before + 3);
+    REQUIRE(rest.is_running());
+    rest.send(signal);
+    const Outcome stopped = rest.wait();
+    INFO(stopped.errors);
+    CHECK(stopped.status == status);
+    CHECK(contains(stopped.errors, "go on with --resume"));
+    const SafetensorsFile file = SafetensorsFile::read(scene.run("run") / "last.safetensors");
+    CHECK(file.metadata("step") == std::to_string(log_lines(scene.run("run")).size()));
+    CHECK(file.metadata("ranks") == "2");
+  }
 }
 
 TEST_CASE("GPUs that there are not, and words that are none, are refused before anything starts") {
