@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes everything that reads files from elsewhere (tests/fuzz) with libFuzzer, address and undefined-behaviour sanitizer.
-#   ./scripts/fuzz.sh [SECONDS] [TARGET…]      each target for so long (60), two at once; all targets when none is named
+#   ./scripts/fuzz.sh [SECONDS] [TARGET…]      each target for so long (60), two on each core; all targets when none is named
 # What is found stays in build/fuzz/found/TARGET; after mending it, its file goes to tests/fuzz/findings/TARGET, which the tests replay.
 # Ends with 1 when something was found. New inputs that reach new code are kept in build/fuzz/corpus/TARGET for the next call.
 set -euo pipefail
@@ -51,4 +51,4 @@ run_target() {
   [ $status -eq 0 ] || { grep -m 1 -A 12 'ERROR\|does not hold\|runtime error\|uncaught' "$log" || tail -n 20 "$log"; return 1; }
 }
 export -f run_target
-printf '%s\n' "${targets[@]}" | xargs -P 2 -I {} bash -c 'run_target {}'
+printf '%s\n' "${targets[@]}" | xargs -P $((2 * $(nproc))) -I {} bash -c 'run_target {}'
