@@ -52,7 +52,8 @@ class RunObserver {
   virtual void found(const Finding&) {}
   /// The run went back to an earlier checkpoint, and goes on from this position once more.
   virtual void rolled_back(const TrainingPosition&) {}
-  /// After the evaluation and the checkpoint of the epoch, where there are any.
+  /// After the evaluation of the epoch, where there is one, and before `last` is saved: a run that is killed in between
+  /// comes here once more.
   virtual void epoch_done(const PauseReport&) {}
 };
 

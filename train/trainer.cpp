@@ -407,7 +407,7 @@ class Trainer {
     ++position_.epoch;
     position_.batch = 0;
     if (evaluated) evaluate(fmt::format("epoch {}", epoch), epoch, progress);
-    save_last_and_healthy();
+    // Whatever an epoch leaves comes before `last`: a process killed in between does it once more.
     if (config_.saveckp_freq > 0 && position_.epoch % config_.saveckp_freq == 0) {
       save(fmt::format("epoch_{:04}.safetensors", position_.epoch));
     }
@@ -419,6 +419,7 @@ class Trainer {
       broken_reported_ = broken.count;
     }
     for (const auto& observer : observers_) observer->epoch_done(pause(epoch, progress));
+    save_last_and_healthy();
   }
 
   /// Something that the run is to go back for, or to end.

@@ -28,8 +28,18 @@ std::span<const std::byte> bytes_of(const ConstArray& array) {
   return {static_cast<const std::byte*>(array.data()), array.size_bytes()};
 }
 
+/// The film of an epoch at whose end the signal comes is cut short: there is no time to lose.
+std::vector<std::string> names_besides_film(const std::filesystem::path& run) {
+  std::vector<std::string> names = files_in(run);
+  std::erase_if(names, [](const std::string& name) { return name.starts_with("film/"); });
+  return names;
+}
+
 /// A run of 400 steps, which takes a second or two.
-void take_long(TrainConfig& config) { config.epochs = 100; }
+void take_long(TrainConfig& config) {
+  config.epochs = 100;
+  config.report_every = 10;
+}
 
 }  // namespace
 
@@ -62,9 +72,7 @@ TEST_CASE("A run that is stopped by a signal goes on to the same end, bit for bi
     INFO(rest.errors);
     REQUIRE(rest.status == 0);
     CHECK(lines_of(scene.run(name) / "log.jsonl") == steps);
-    CHECK(files_in(scene.run(name)) == std::vector<std::string>{"config.toml", "environment.jsonl", "film",
-                                                                "health.jsonl", "knn.jsonl", "last.safetensors",
-                                                                "log.jsonl", "previous.safetensors", "report.html"});
+    CHECK(names_besides_film(scene.run(name)) == names_besides_film(scene.run("whole")));
     const SafetensorsFile got = SafetensorsFile::read(scene.run(name) / "last.safetensors");
     REQUIRE(got.names() == expected.names());
     for (const std::string& tensor : got.names()) {

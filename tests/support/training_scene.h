@@ -47,7 +47,7 @@ void check_same_checkpoint(const std::filesystem::path& got, const std::filesyst
 void check_same_run(const std::filesystem::path& got, const std::filesystem::path& expected,
                     Best best = Best::compared);
 
-/// The names of the files in a folder, in order.
+/// The names of the files and folders in a folder and those within it, in order.
 std::vector<std::string> files_in(const std::filesystem::path& folder);
 
 }  // namespace dino::test
