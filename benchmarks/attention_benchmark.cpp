@@ -21,16 +21,11 @@ struct Sequences {
   explicit Sequences(Bench& bench) {
     const std::vector<std::int32_t> host = bench.sequence_offsets();
     count = static_cast<std::int64_t>(host.size()) - 1;
-    for (std::size_t s = 0; s + 1 < host.size(); ++s) {
-      const std::int64_t length = host[s + 1] - host[s];
-      longest = std::max(longest, length);
-      squares += static_cast<double>(length) * static_cast<double>(length);
-    }
+    for (std::size_t s = 0; s + 1 < host.size(); ++s) longest = std::max<std::int64_t>(longest, host[s + 1] - host[s]);
     offsets = bench.indices(host);
   }
   Array offsets;
   std::int64_t count = 0, longest = 0;
-  double squares = 0;  // Σ N²
 };
 
 /// For each sequence and head: all scores, their softmax, the weighted sum; the (N, N) matrix in memory.
@@ -91,8 +86,6 @@ Prepared prepare_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
                     .run = [=, &stream] { attention_forward(args, stream); },
-                    .bytes = bytes_of({args.qkv, args.out}),
-                    .flops = 4 * s.squares * static_cast<double>(bench.workload().width),
                     .outputs = {args.out, args.logsumexp}};
   if (bench.on_cpu()) {
     prepared.references = {
@@ -174,8 +167,6 @@ Prepared prepare_backward(Bench& bench) {
                                .mode = GradientMode::overwrite};
   Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
                     .run = [=, &stream] { attention_backward(args, stream); },
-                    .bytes = bytes_of({args.qkv, args.out, args.d_out, args.d_qkv}),
-                    .flops = 10 * s.squares * static_cast<double>(w.width),
                     .outputs = {args.d_qkv}};
   if (bench.on_cpu()) {
     prepared.references = {
@@ -201,8 +192,6 @@ Prepared prepare_cls_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
                     .run = [=, &stream] { cls_attention_forward(args, stream); },
-                    .bytes = bytes_of({args.kv}),
-                    .flops = 4.0 * static_cast<double>(bench.workload().tokens() * bench.workload().width),
                     .outputs = {args.out, args.probabilities}};
   if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::cls_attention_forward(args); }}};
   return prepared;
@@ -227,8 +216,6 @@ Prepared prepare_cls_backward(Bench& bench) {
                                   .d_kv_mode = GradientMode::overwrite};
   Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
                     .run = [=, &stream] { cls_attention_backward(args, stream); },
-                    .bytes = bytes_of({args.kv, args.d_kv}),
-                    .flops = 10.0 * static_cast<double>(w.tokens() * w.width),
                     .outputs = {args.dq, args.d_kv}};
   if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::cls_attention_backward(args); }}};
   return prepared;

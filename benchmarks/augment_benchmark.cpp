@@ -52,9 +52,10 @@ Prepared prepare_global_1(Bench& bench) { return prepare_view(bench, 0); }
 Prepared prepare_global_2(Bench& bench) { return prepare_view(bench, 1); }
 Prepared prepare_local(Bench& bench) { return prepare_view(bench, 2); }
 
-const Registered kGlobal1{{"augment", "global 1", prepare_global_1, {DType::uint8}}};
-const Registered kGlobal2{{"augment", "global 2", prepare_global_2, {DType::uint8}}};
-const Registered kLocal{{"augment", "local", prepare_local, {DType::uint8}}};
+constexpr bool kHasRoofline = false;  // its many small steps are not counted
+const Registered kGlobal1{{"augment", "global 1", prepare_global_1, {DType::uint8}, false, kHasRoofline}};
+const Registered kGlobal2{{"augment", "global 2", prepare_global_2, {DType::uint8}, false, kHasRoofline}};
+const Registered kLocal{{"augment", "local", prepare_local, {DType::uint8}, false, kHasRoofline}};
 
 }  // namespace
 }  // namespace dino::bench

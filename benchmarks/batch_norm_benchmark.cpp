@@ -59,8 +59,6 @@ Prepared prepare_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { run_forward(x, y, s, stream); },
-                    .bytes = bytes_of({x, x, x, y}),
-                    .flops = 6.0 * static_cast<double>(x.size()),
                     .outputs = {y, s.mean, s.inverse_std}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
@@ -113,11 +111,7 @@ Prepared prepare_backward(Bench& bench) {
                          .mode = GradientMode::overwrite},
                         stream);
   };
-  Prepared prepared{.size = fmt::format("{} x {}", rows, width),
-                    .run = run,
-                    .bytes = bytes_of({x, x, dy, dy, dx}),
-                    .flops = 10.0 * static_cast<double>(x.size()),
-                    .outputs = {dx, s.gradient_sums}};
+  Prepared prepared{.size = fmt::format("{} x {}", rows, width), .run = run, .outputs = {dx, s.gradient_sums}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
     textbook::dispatch(x, [=](auto t) {

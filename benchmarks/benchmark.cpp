@@ -1,6 +1,7 @@
 #include "benchmarks/benchmark.h"
 
 #include "kernels/common/error.h"
+#include "kernels/common/operation_cost.h"
 
 #include <algorithm>
 #include <array>
@@ -39,6 +40,27 @@ float value_at(std::int64_t i) {
   bits ^= bits >> 13;
   return static_cast<float>(bits >> 8) * 0x1p-23F - 1.0F;
 }
+
+/// Adds up what the operations on a stream cost; those that a kernel uses for parts of its work belong to it.
+class WorkCounter final : public OperationObserver {
+ public:
+  explicit WorkCounter(Stream& stream) : stream_(stream) { stream.observe(this); }
+  ~WorkCounter() override { stream_.observe(nullptr); }
+
+  void begin(const Operation& operation) override {
+    if (depth_++ > 0) return;
+    const OperationCost cost = cost_of(operation, stream_);
+    bytes += cost.bytes;
+    flops += cost.flops;
+  }
+  void end() noexcept override { --depth_; }
+
+  double bytes = 0, flops = 0;
+
+ private:
+  Stream& stream_;
+  int depth_ = 0;
+};
 
 }  // namespace
 
@@ -95,10 +117,15 @@ std::vector<std::int32_t> Bench::sequence_offsets() const {
   return offsets;
 }
 
-double bytes_of(std::initializer_list<ConstArray> arrays) {
-  double bytes = 0;
-  for (const ConstArray& array : arrays) bytes += static_cast<double>(array.size_bytes());
-  return bytes;
+Prepared prepare(const Benchmark& benchmark, Bench& bench) {
+  Prepared prepared = benchmark.prepare(bench);
+  if (benchmark.whole_program || !benchmark.has_roofline) return prepared;
+  WorkCounter work(bench.stream());
+  prepared.run();
+  if (prepared.restore) prepared.restore();
+  prepared.bytes = work.bytes;
+  prepared.flops = work.flops;
+  return prepared;
 }
 
 Registered::Registered(Benchmark benchmark) { registry().push_back(std::move(benchmark)); }

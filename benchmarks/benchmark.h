@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -79,7 +78,7 @@ struct Reference {
 struct Prepared {
   std::string size;           // `2760 x 384`
   std::function<void()> run;  // puts the operation on the stream
-  double bytes = 0;           // that it has to move, as its header states
+  double bytes = 0;           // that it has to move; of a kernel, prepare() fills both in from the operations' costs
   double flops = 0;
   std::vector<Reference> references{};
   std::vector<Array> outputs{};     // that `run` and every reference write: the tests compare them
@@ -87,9 +86,6 @@ struct Prepared {
   double items = 0;                 // that a call deals with, for a rate; or none
   std::string_view item = "";       // `images`, `queries`, …
 };
-
-/// Adds up what arrays occupy: the traffic of an operation that reads or writes each once.
-double bytes_of(std::initializer_list<ConstArray> arrays);
 
 /// One operation in one direction: the only definition of its inputs, formula and references. The program's `bench`,
 /// the Google Benchmark binary and the tests of the references all run it.
@@ -99,7 +95,11 @@ struct Benchmark {
   Prepared (*prepare)(Bench&);
   std::vector<DType> dtypes = {DType::float32, DType::bfloat16};
   bool whole_program = false;
+  bool has_roofline = true;  // what its operations cost says how fast it could be
 };
+
+/// A benchmark's inputs, and the bytes and flops of the operations that it runs (cost_of): runs it once.
+Prepared prepare(const Benchmark& benchmark, Bench& bench);
 
 /// Makes a benchmark known: `const Registered kForward{{"gelu", "forward", prepare_forward}};` beside its definition.
 struct Registered {

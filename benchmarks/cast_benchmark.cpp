@@ -16,7 +16,6 @@ Prepared prepare(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", shape[0], shape[1]),
                     .run = [=, &stream] { cast({.x = x, .y = y}, stream); },
-                    .bytes = bytes_of({x, y}),
                     .outputs = {y}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {

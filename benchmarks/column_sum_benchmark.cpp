@@ -20,7 +20,6 @@ Prepared prepare(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { column_sum({.x = x, .y = y}, stream); },
-                    .bytes = bytes_of({x}),
                     .outputs = {y}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {

@@ -86,8 +86,6 @@ Prepared prepare(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} + {} x {}", rows, teacher_rows, w.prototypes),
                     .run = [=, &stream] { dino_loss_with_gradient(args, stream); },
-                    .bytes = bytes_of({args.student, args.teacher, args.student_gradient}),
-                    .flops = 40.0 * static_cast<double>((rows + teacher_rows) * w.prototypes),
                     .outputs = {args.loss, args.student_gradient, args.teacher_sum}};
   if (!bench.on_cpu()) return prepared;
   const Array teacher = bench.zeros(DType::float32, {teacher_rows, w.prototypes});

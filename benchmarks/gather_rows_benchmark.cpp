@@ -26,7 +26,6 @@ Prepared prepare_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} of {} x {}", rows, tokens, width),
                     .run = [=, &stream] { gather_rows({.x = x, .rows = at, .y = y}, stream); },
-                    .bytes = bytes_of({y, y}),
                     .outputs = {y}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
@@ -51,7 +50,6 @@ Prepared prepare_backward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} of {} x {}", rows, tokens, width),
                     .run = [=, &stream] { gather_rows_backward(args, stream); },
-                    .bytes = bytes_of({dy, dx}),
                     .outputs = {dx}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {

@@ -28,11 +28,8 @@ Prepared prepare_forward(Bench& bench) {
   const Array x = bench.values({rows, width}), y = bench.zeros(bench.dtype(), {rows, width});
   const GeluForward args{.x = x, .y = y};
   Stream& stream = bench.stream();
-  Prepared prepared{.size = fmt::format("{} x {}", rows, width),
-                    .run = [=, &stream] { gelu_forward(args, stream); },
-                    .bytes = 2.0 * static_cast<double>(x.size_bytes()),
-                    .flops = 30.0 * static_cast<double>(x.size()),
-                    .outputs = {y}};
+  Prepared prepared{
+      .size = fmt::format("{} x {}", rows, width), .run = [=, &stream] { gelu_forward(args, stream); }, .outputs = {y}};
   if (!bench.on_cpu()) return prepared;
   prepared.references = {
       {"textbook", [=] { textbook::dispatch(y, [&](auto t) { textbook_forward<decltype(t)>(args); }); }},
@@ -68,8 +65,6 @@ Prepared prepare_backward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { gelu_backward(args, stream); },
-                    .bytes = 3.0 * static_cast<double>(x.size_bytes()),
-                    .flops = 35.0 * static_cast<double>(x.size()),
                     .outputs = {dx, dbias}};
   if (!bench.on_cpu()) return prepared;
   const auto slope = onednn::gelu_backward(x, dy, dx), sums = onednn::column_sum(dx, dbias);

@@ -27,8 +27,6 @@ Prepared prepare_search(Bench& bench, std::int64_t queries) {
   Stream& stream = bench.stream();
   return {.size = fmt::format("{} in {} x {}", queries, w.bank, w.width),
           .run = [=, &stream] { nearest_neighbors(args, stream); },
-          .bytes = bytes_of({args.queries, args.bank}),
-          .flops = 2.0 * static_cast<double>(queries * w.bank) * static_cast<double>(w.width),
           .outputs = {args.similarities},
           .items = static_cast<double>(queries),
           .item = "queries"};
@@ -59,9 +57,7 @@ Prepared prepare_vote(Bench& bench) {
                      .ks = ks,
                      .predictions = bench.zeros(DType::int32, {2, queries, kTopClasses})};
   Stream& stream = bench.stream();
-  return {.size = fmt::format("{}, k = 10 and 20", queries),
-          .run = [=, &stream] { knn_vote(args, stream); },
-          .bytes = bytes_of({args.similarities, args.indices, args.predictions})};
+  return {.size = fmt::format("{}, k = 10 and 20", queries), .run = [=, &stream] { knn_vote(args, stream); }};
 }
 
 const Registered kKernel{{"knn", "search", prepare_kernel, {DType::float32}}};

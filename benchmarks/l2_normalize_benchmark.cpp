@@ -22,8 +22,6 @@ Prepared prepare_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { l2_normalize({.x = x, .y = y}, stream); },
-                    .bytes = bytes_of({x, y}),
-                    .flops = 3.0 * static_cast<double>(x.size()),
                     .outputs = {y}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
@@ -55,8 +53,6 @@ Prepared prepare_backward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { l2_normalize_backward(args, stream); },
-                    .bytes = bytes_of({x, dy, dx}),
-                    .flops = 7.0 * static_cast<double>(x.size()),
                     .outputs = {dx}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {

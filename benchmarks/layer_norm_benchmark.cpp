@@ -86,8 +86,6 @@ Prepared prepare_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { layer_norm_forward(args, stream); },
-                    .bytes = 4.0 * static_cast<double>(args.x.size_bytes()),
-                    .flops = 8.0 * static_cast<double>(args.x.size()),
                     .outputs = {args.sum, args.normalized, args.mean}};
   if (!bench.on_cpu()) return prepared;
   prepared.references.push_back(
@@ -184,8 +182,6 @@ Prepared prepare_backward(Bench& bench) {
                      stream);
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { layer_norm_backward(args, stream); },
-                    .bytes = 5.0 * static_cast<double>(sum.size_bytes()),
-                    .flops = 16.0 * static_cast<double>(sum.size()),
                     .outputs = {args.dx, args.d_branch, args.dgamma, args.dbeta}};
   if (!bench.on_cpu()) return prepared;
   prepared.references.push_back(

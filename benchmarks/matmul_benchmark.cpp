@@ -49,12 +49,8 @@ void textbook_product(const Matmul& args) {
 Prepared prepare_product(Bench& bench, const Matmul& args) {
   const auto [m, n, k] = checked_size(args);
   Stream& stream = bench.stream();
-  const auto outputs = static_cast<double>(args.y.size_bytes() + args.preactivation.size_bytes());
-  Prepared prepared{.size = fmt::format("{} x {} x {}", m, n, k),
-                    .run = [=, &stream] { matmul(args, stream); },
-                    .bytes = static_cast<double>(args.a.size_bytes() + args.b.size_bytes()) + outputs,
-                    .flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k),
-                    .outputs = {args.y}};
+  Prepared prepared{
+      .size = fmt::format("{} x {} x {}", m, n, k), .run = [=, &stream] { matmul(args, stream); }, .outputs = {args.y}};
   if (args.preactivation) prepared.outputs.push_back(args.preactivation);
   if (!bench.on_cpu()) return prepared;
   prepared.references.push_back({"textbook", [=] {

@@ -59,8 +59,6 @@ Prepared prepare_norms(Bench& bench) {
                           gradient_norms(
                               {.segments = segments, .gradient = gradient, .norms = norms, .non_finite = flag}, stream);
                         },
-                    .bytes = bytes_of({gradient}),
-                    .flops = 2.0 * static_cast<double>(n),
                     .outputs = {norms}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
@@ -140,9 +138,6 @@ Prepared prepare_step(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{}", n),
                     .run = [=, &stream] { optimizer_step(args, stream); },
-                    .bytes = bytes_of({a.gradient, a.student, a.student, a.m, a.m, a.v, a.v, a.teacher, a.teacher,
-                                       a.student_working, a.teacher_working}),
-                    .flops = 20.0 * static_cast<double>(n),
                     .outputs = {a.student, a.m, a.v, a.teacher}};
   if (bench.on_cpu()) prepared.references = {{"textbook", [=] { textbook_step(args); }}};
   const Array student = a.student, teacher = a.teacher, m = a.m, v = a.v;

@@ -31,7 +31,6 @@ Prepared prepare_patchify(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {} x {} px", s.images, px, px),
                     .run = [=, &stream] { patchify(args, stream); },
-                    .bytes = bytes_of({images, patches}),
                     .outputs = {patches}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
@@ -69,7 +68,6 @@ Prepared prepare_tokens(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", s.images * (s.patches + 1), s.width),
                     .run = [=, &stream] { assemble_tokens(args, stream); },
-                    .bytes = bytes_of({embedded, tokens}),
                     .outputs = {tokens}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
@@ -109,7 +107,6 @@ Prepared prepare_tokens_backward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", s.images * (s.patches + 1), s.width),
                     .run = [=, &stream] { assemble_tokens_backward(args, stream); },
-                    .bytes = bytes_of({d_tokens, d_embedded}),
                     .outputs = {d_embedded, d_cls, d_positions}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {

@@ -21,8 +21,6 @@ Prepared prepare_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} to {} x {}", w.global_tokens(), w.local_tokens(), w.width),
                     .run = [=, &stream] { resize_pos_embed(args, stream); },
-                    .bytes = bytes_of({positions, resized}),
-                    .flops = 32.0 * static_cast<double>(resized.size()),
                     .outputs = {resized}};
   if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::resize_pos_embed(args); }}};
   return prepared;
@@ -38,8 +36,6 @@ Prepared prepare_backward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} to {} x {}", w.local_tokens(), w.global_tokens(), w.width),
                     .run = [=, &stream] { resize_pos_embed_backward(args, stream); },
-                    .bytes = bytes_of({d_positions, d_resized}),
-                    .flops = 32.0 * static_cast<double>(d_resized.size()),
                     .outputs = {d_positions}};
   if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::resize_pos_embed_backward(args); }}};
   return prepared;

@@ -32,8 +32,6 @@ Prepared prepare_forward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { weight_norm({.v = v, .g = g, .w = w}, stream); },
-                    .bytes = bytes_of({v, w}),
-                    .flops = 3.0 * static_cast<double>(v.size()),
                     .outputs = {w}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {
@@ -60,8 +58,6 @@ Prepared prepare_backward(Bench& bench) {
   Stream& stream = bench.stream();
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { weight_norm_backward(args, stream); },
-                    .bytes = bytes_of({v, dw, dv}),
-                    .flops = 7.0 * static_cast<double>(v.size()),
                     .outputs = {dv}};
   if (!bench.on_cpu()) return prepared;
   const auto textbook = [=] {

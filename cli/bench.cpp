@@ -95,7 +95,7 @@ int bench_operations(const BenchOptions& options) {
     if (!chosen(benchmark, options.operations)) continue;
     for (const DType dtype : benchmark.dtypes) {
       bench::Bench bench(*context, workload, dtype);
-      const bench::Prepared prepared = benchmark.prepare(bench);
+      const bench::Prepared prepared = bench::prepare(benchmark, bench);
       const bench::Measurement measurement = bench::measure(prepared, context->stream(), cold, how);
       rows.push_back(bench::make_row(benchmark, prepared, dtype, roofline, measurement));
       table.row(rows.back(), baseline ? &*baseline : nullptr);

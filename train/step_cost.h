@@ -1,6 +1,6 @@
 #pragma once
 
-#include "engine/operation_cost.h"
+#include "kernels/common/operation_cost.h"
 #include "train/memory_plan.h"
 
 #include <array>

@@ -16,7 +16,7 @@ namespace {
 void run_benchmark(::benchmark::State& state, const Benchmark& definition, const Workload& workload, DType dtype) {
   const std::unique_ptr<Context> context = make_cpu_context();
   Bench bench(*context, workload, dtype);
-  const Prepared prepared = definition.prepare(bench);
+  const Prepared prepared = prepare(definition, bench);
   for (auto _ : state) prepared.run();
   const auto rate = [&](double amount) {
     return ::benchmark::Counter(amount, ::benchmark::Counter::kIsIterationInvariantRate);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/common/error.h"
+#include "kernels/common/operation_cost.h"
 #include "kernels/common/stream.h"
 
 namespace dino {
@@ -29,24 +30,27 @@ class ObservedOperation {
 ///   to
 ///                    run on the host (tests/simt), or without; only then is it missing, and no stream is on CUDA.
 ///   reference::name  name_reference.cpp, the double-precision oracle; host arrays, also of float64
+///   cost_of          name_cost.cpp, the bytes and flops that its header states: for plans and benchmarks
 /// Use it inside `namespace dino`, after the argument struct.
-#define DINO_OPERATION(name, Args)                                                            \
-  namespace reference {                                                                       \
-  void name(const Args& args);                                                                \
-  }                                                                                           \
-  namespace cpu {                                                                             \
-  void name(const Args& args, Stream& stream);                                                \
-  }                                                                                           \
-  namespace cuda {                                                                            \
-  [[gnu::weak]] void name(const Args& args, Stream& stream);                                  \
-  }                                                                                           \
-  inline void name(const Args& args, Stream& stream) {                                        \
-    const ObservedOperation observed(stream, {#name, &typeid(Args), &args});                  \
-    if (!stream.executes()) return;                                                           \
-    if (stream.device() == Device::cpu) {                                                     \
-      cpu::name(args, stream);                                                                \
-      return;                                                                                 \
-    }                                                                                         \
-    require(&cuda::name != nullptr, #name, "there is no CUDA kernel for it in this program"); \
-    cuda::name(args, stream);                                                                 \
+#define DINO_OPERATION(name, Args)                                                                           \
+  namespace reference {                                                                                      \
+  void name(const Args& args);                                                                               \
+  }                                                                                                          \
+  namespace cpu {                                                                                            \
+  void name(const Args& args, Stream& stream);                                                               \
+  }                                                                                                          \
+  namespace cuda {                                                                                           \
+  [[gnu::weak]] void name(const Args& args, Stream& stream);                                                 \
+  }                                                                                                          \
+  OperationCost cost_of(const Args& args, Stream& stream);                                                   \
+  inline void name(const Args& args, Stream& stream) {                                                       \
+    const auto cost = [](const void* of, Stream& on) { return cost_of(*static_cast<const Args*>(of), on); }; \
+    const ObservedOperation observed(stream, {#name, &args, cost});                                          \
+    if (!stream.executes()) return;                                                                          \
+    if (stream.device() == Device::cpu) {                                                                    \
+      cpu::name(args, stream);                                                                               \
+      return;                                                                                                \
+    }                                                                                                        \
+    require(&cuda::name != nullptr, #name, "there is no CUDA kernel for it in this program");                \
+    cuda::name(args, stream);                                                                                \
   }

@@ -7,7 +7,6 @@
 #include <memory>
 #include <span>
 #include <string_view>
-#include <typeinfo>
 
 namespace dino {
 
@@ -46,17 +45,14 @@ class HostCopy {
   virtual const std::byte* wait() = 0;
 };
 
+struct OperationCost;
+class Stream;
+
 /// One operation as it is put on a stream: the name that DINO_OPERATION gives it, and its arguments.
 struct Operation {
   std::string_view name;
-  const std::type_info* type;
   const void* args;
-
-  /// The arguments, or null where they are of another type.
-  template <typename Args>
-  const Args* as() const {
-    return *type == typeid(Args) ? static_cast<const Args*>(args) : nullptr;
-  }
+  OperationCost (*cost)(const void* args, Stream& stream);  // see cost_of() in operation_cost.h
 };
 
 /// Hears of the operations on a stream: to count or to time them.

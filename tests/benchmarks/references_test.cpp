@@ -36,7 +36,7 @@ TEST_CASE("what the kernels are compared with computes the same") {
     if (benchmark.whole_program) continue;
     for (const DType dtype : benchmark.dtypes) {
       bench::Bench bench(*context, workload, dtype);
-      const bench::Prepared prepared = benchmark.prepare(bench);
+      const bench::Prepared prepared = bench::prepare(benchmark, bench);
       if (prepared.restore) prepared.restore();
       prepared.run();
       std::vector<std::vector<double>> expected;
