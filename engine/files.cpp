@@ -96,7 +96,11 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)), par
                      fmt::format("cannot write {}: it is {}; try another name", path_.string(),
                                  is_folder ? "a folder" : "not a regular file"));
   }
-  descriptor_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  // A file of its own: what stands under that name is of an earlier process with this number, or a link that somebody
+  // left there, which must not lead anywhere.
+  const auto make = [&] { return open(partial_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644); };
+  descriptor_ = make();
+  if (descriptor_ < 0 && errno == EEXIST && unlink(partial_.c_str()) == 0) descriptor_ = make();
   if (descriptor_ < 0) fail_to_write(errno, "cannot write {}", path_.string());
 }
 

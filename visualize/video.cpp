@@ -287,6 +287,9 @@ class VideoWriter final : public FrameWriter {
     // Players understand no other sampling of colours. A GIF has a palette instead.
     if (path_.extension() != ".gif") arguments.insert(arguments.end(), {"-pix_fmt", "yuv420p"});
     arguments.push_back("file:" + partial_.string());
+    // ffmpeg would follow a link that somebody left there.
+    std::error_code ignored;
+    fs::remove(partial_, ignored);
     ffmpeg_ = std::make_unique<Ffmpeg>(std::move(arguments), Ffmpeg::Pipe::to);
   }
 

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <string>
 
@@ -102,16 +103,41 @@ TEST_CASE("a pipe or a device is not replaced by a file") {
   CHECK(entries(folder.path()) == 2);
 }
 
-TEST_CASE("a full device is an error, not a short file") {
-  if (access("/dev/full", W_OK) != 0) {
-    WARN("SKIPPED: there is no /dev/full here");
-    return;
+TEST_CASE("what stands under the name of a part is not followed and not written to") {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "result", part = folder.path() / fmt::format("result.part{}", getpid());
+  const auto elsewhere = folder.path() / "elsewhere", missing = folder.path() / "missing";
+  std::ofstream(elsewhere) << "of somebody else";
+  const auto leave_link = [&](const std::filesystem::path& target) { std::filesystem::create_symlink(target, part); };
+  const auto leave_second_name = [&] { std::filesystem::create_hard_link(elsewhere, part); };
+  const auto leave_file = [&] { std::ofstream(part) << "left by a process with this number, and longer"; };
+  const std::function<void()> traps[] = {[&] { leave_link(elsewhere); }, [&] { leave_link(missing); },
+                                         leave_second_name, leave_file};
+  for (const auto& leave_trap : traps) {
+    leave_trap();
+    AtomicFile file(path);
+    file.write("new");
+    file.commit();
+    CHECK(read_text_file(path) == "new");
+    CHECK(std::filesystem::is_regular_file(std::filesystem::symlink_status(path)));
+    CHECK(read_text_file(elsewhere) == "of somebody else");
+    CHECK_FALSE(std::filesystem::exists(missing));
+    CHECK(entries(folder.path()) == 2);
   }
+  // Not even a folder there is touched.
+  std::filesystem::create_directory(part);
+  CHECK(contains(error_of([&] { const AtomicFile file(path); }), "cannot write " + path.string()));
+  CHECK(std::filesystem::is_directory(part));
+  CHECK(read_text_file(path) == "new");
+}
+
+TEST_CASE("a full disk is an error, not a short file") {
   const TemporaryFolder folder;
   const auto path = folder.path() / "result";
-  std::filesystem::create_symlink("/dev/full", folder.path() / fmt::format("result.part{}", getpid()));
+  const SizeLimit limit(4);
   AtomicFile file(path);
-  CHECK_THROWS_AS(file.write("x"), Error);
+  file.write("half");
+  CHECK_THROWS_AS(file.write("x"), WriteError);
   CHECK_FALSE(std::filesystem::exists(path));
 }
 

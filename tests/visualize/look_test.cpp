@@ -1,6 +1,7 @@
 // Rollout, principal components, colour maps, sheets, previews and videos.
 #include "data/decode.h"
 #include "data/png.h"
+#include "engine/files.h"
 #include "models/vit.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
@@ -416,11 +417,15 @@ TEST_CASE("Videos go through ffmpeg, and without it the error says what to do") 
     abandoned->write(plain(32, 48, {0, 0, 0}));
   }
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);  // empty.mp4
+  // A link under the name of the part leads nowhere.
+  const auto elsewhere = folder.write("elsewhere", "of somebody else");
+  std::filesystem::create_symlink(elsewhere, folder.path() / fmt::format("clip.part{}.mkv", getpid()));
   const auto writer = create_frames(video, 10);
   for (int i = 0; i < 10; ++i) writer->write(plain(33, 49, {static_cast<std::uint8_t>(25 * i), 128, 128}));
   CHECK_THROWS_AS(writer->write(plain(64, 48, {0, 0, 0})), Error);
   writer->finish();
-  REQUIRE(std::filesystem::exists(video));
+  REQUIRE(std::filesystem::is_regular_file(std::filesystem::symlink_status(video)));
+  CHECK(read_text_file(elsewhere) == "of somebody else");
   const auto reader = open_frames(video, 10);
   Image frame;
   int count = 0;
