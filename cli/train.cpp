@@ -12,6 +12,7 @@
 #include "train/config.h"
 #include "train/memory_plan.h"
 #include "train/precision.h"
+#include "train/run_folder.h"
 #include "train/stop_signal.h"
 #include "train/trainer.h"
 #include "visualize/report/report_observer.h"
@@ -98,6 +99,7 @@ int train_command(const Options& options) {
   Context& context = *machine.context;
   Communicator& communicator = *machine.communicator;
   return telling_ranks(communicator, [&] {
+    if (machine.first()) require_no_run_at_work(config.output_dir);
     const std::unique_ptr<Dataset> images = open_dataset(config.data_path);
     if (machine.first()) say("{}\ndevice: {}", printable(images->summary()), describe_device(context, config.device));
     if (!options.ignore_memory) {

@@ -2,44 +2,17 @@
 
 #include "data/dataset.h"
 #include "data/unpack.h"
+#include "engine/folder_lock.h"
 #include "kernels/common/error.h"
-
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 
 namespace dino {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-/// Keeps a second process out of a folder while it lives. Leaves nothing behind.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder) : descriptor_(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    require(descriptor_ >= 0, "data", "cannot open the folder {}: {}", folder.string(), std::strerror(errno));
-    // File systems without locks refuse in other ways; there it is the user who must not start it twice.
-    if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      close(descriptor_);
-      fail("data", "another data get is at work in {}; try when it has ended, or another --output", folder.string());
-    }
-  }
-  ~FolderLock() { close(descriptor_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
-  /// Sends what was written to the disk.
-  void sync() const { syncfs(descriptor_); }
-
- private:
-  int descriptor_;
-};
 
 /// A folder that is removed in the end.
 class Staging {
@@ -116,6 +89,10 @@ FetchedDataset fetch(const PublishedDataset& dataset, const FetchOptions& option
   const fs::path target = options.output / dataset.folder;
   fs::create_directories(options.output);
   const FolderLock lock(options.output);
+  // Where there are no locks it is the user who must not start it twice.
+  require(lock.state() != FolderLock::State::taken, "data",
+          "another data get is at work in {}: {}; try when it has ended, or another --output", options.output.string(),
+          lock.holder());
   if (present(target)) {
     try {
       return inspect(dataset, target);

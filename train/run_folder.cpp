@@ -23,11 +23,21 @@ std::string describe(const TrainingPosition& position) {
   return fmt::format("step {} (epoch {})", position.step, position.epoch);
 }
 
+void require_not_taken(const FolderLock& lock, const std::filesystem::path& folder) {
+  require(lock.state() != FolderLock::State::taken, "train",
+          "{} trains into {} already; try another --output_dir, or --resume when it has ended", lock.holder(),
+          folder.string());
+}
+
 }  // namespace
 
+void require_no_run_at_work(const std::filesystem::path& folder) { require_not_taken(FolderLock(folder), folder); }
+
 RunFolder::RunFolder(const TrainConfig& config, StartMode start) : config_(config), path_(config.output_dir) {
-  // A run that failed before its first step left an empty log and no checkpoint: nothing that is worth keeping.
   std::error_code none;
+  // Before looking: a run at work may be about to save.
+  if (std::filesystem::exists(path_, none)) lock();
+  // A run that failed before its first step left an empty log and no checkpoint: nothing that is worth keeping.
   const auto log_bytes = std::filesystem::file_size(file("log.jsonl"), none);
   has_checkpoint_ = !find_checkpoints(path_).empty();
   if (start == StartMode::fresh) {
@@ -38,7 +48,18 @@ RunFolder::RunFolder(const TrainConfig& config, StartMode start) : config_(confi
             path_.string());
   }
   make_output_folder(path_);
+  if (!lock_) lock();
   remove_abandoned_parts(path_);
+}
+
+void RunFolder::lock() {
+  // One that only asks, in require_no_run_at_work, has it for a moment.
+  for (int tries = 20; tries > 0; --tries) {
+    lock_.emplace(path_);
+    if (lock_->state() != FolderLock::State::taken) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  require_not_taken(*lock_, path_);
 }
 
 TrainingPosition RunFolder::resume(StudentTeacher& networks, std::vector<std::string>& notes) {
@@ -61,6 +82,10 @@ TrainingPosition RunFolder::resume(StudentTeacher& networks, std::vector<std::st
 
 std::shared_ptr<RunObserver> RunFolder::start(const TrainingPosition& position, Report report) {
   report_ = std::move(report);
+  if (lock_->state() == FolderLock::State::unavailable) {
+    report_(fmt::format("warning: {} cannot be locked: {}; see to it that no other run is started into it",
+                        path_.string(), lock_->trouble()));
+  }
   AtomicFile out(file("config.toml"));
   out.write(write_config(config_));
   out.commit();

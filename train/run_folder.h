@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/folder_lock.h"
 #include "train/checkpoint.h"
 #include "train/run_recorder.h"
 
@@ -14,12 +15,17 @@ namespace dino {
 
 enum class StartMode { fresh, resume };
 
+/// Throws Error, with the process where the system says which it is, when a run is at work in the folder: for saying so
+/// before anything is prepared.
+void require_no_run_at_work(const std::filesystem::path& folder);
+
 /// The folder in which a run keeps its checkpoints and logs. Once the run has begun, a disk that takes no more is no
 /// reason to end it: the former checkpoint stays, log lines wait in memory, and saving is tried again.
 class RunFolder {
  public:
-  /// Makes the folder and removes what a killed process left half-written. Throws Error, and changes nothing, when a
-  /// fresh run finds another run in it, or a resumed one finds none.
+  /// Makes the folder, keeps other runs out of it from now on, and removes what a killed process left half-written.
+  /// Throws Error, and changes nothing, when another process trains into it, when a fresh run finds another run in it,
+  /// or a resumed one finds none.
   RunFolder(const TrainConfig& config, StartMode start);
 
   const std::filesystem::path& path() const { return path_; }
@@ -51,8 +57,11 @@ class RunFolder {
  private:
   using Clock = std::chrono::steady_clock;
 
+  void lock();
+
   TrainConfig config_;
   std::filesystem::path path_;
+  std::optional<FolderLock> lock_;
   Report report_;
   std::shared_ptr<RunRecorder> recorder_;
   bool has_checkpoint_;

@@ -121,6 +121,17 @@ TEST_CASE("A run on a disk that fails again and again ends in the same weights a
   CHECK(failed >= 1);
 }
 
+TEST_CASE("A disk without locks is a warning, not the end of a run") {
+  const FaultyScene scene;
+  const Outcome outcome = scene.run_on_disk("run", {{"DINO_DISK_WITHOUT_LOCKS", "1"}});
+  INFO(outcome.errors);
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.errors, fmt::format("warning: {} cannot be locked: No locks available; see to it that no "
+                                             "other run is started into it\n",
+                                             scene.run("run").string())));
+  check_same_run(scene.run("run"), scene.run("whole"));
+}
+
 TEST_CASE("A disk that is full for a while delays saving, and loses nothing") {
   const FaultyScene scene;
   const int calls = scene.counted_calls();

@@ -1,15 +1,17 @@
 // Stands between a program and the disk (LD_PRELOAD), for the files below the folder DINO_DISK_FOLDER:
-//   DINO_DISK_FAULTS=seed   calls fail: full disk for a while, short writes, input/output errors, failing syncs,
-//   renames
-//                           and links; sleeping takes no time. Their number is appended to the file DINO_DISK_COUNT.
-//   DINO_DISK_FULL=n-m      the disk takes nothing from the n-th to the m-th call that changes something; sleeping
-//   takes no time DINO_DISK_KILL=n        SIGKILL in the n-th call that changes something, in the middle of it where it
-//   writes DINO_DISK_SIGNAL=n      SIGUSR1 in the n-th such call, which then goes on DINO_DISK_RECORD=file   what is
-//   done, for disk_record.h
+// - DINO_DISK_FAULTS=seed: calls fail (full disk for a while, short writes, input/output errors, failing syncs, renames
+//   and links); sleeping takes no time. Their number is appended to the file DINO_DISK_COUNT.
+// - DINO_DISK_FULL=n-m: the disk takes nothing from the n-th to the m-th call that changes something; sleeping takes no
+//   time.
+// - DINO_DISK_KILL=n: SIGKILL in the n-th call that changes something, in the middle of it where it writes.
+// - DINO_DISK_SIGNAL=n: SIGUSR1 in the n-th such call, which then goes on.
+// - DINO_DISK_RECORD=file: what is done, for disk_record.h.
+// - DINO_DISK_WITHOUT_LOCKS=1: flock fails.
 // No call is made on a thread of its own in the programs under test, so that one seed is one course of events.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -303,6 +305,14 @@ int unlink(const char* path) noexcept {
   const int result = real(path);
   if (result == 0) disk.record("unlink %s\n", path);
   return result;
+}
+
+int flock(int descriptor, int operation) noexcept {
+  static const auto real = behind(&flock, "flock");
+  Disk& disk = Disk::instance();
+  const std::lock_guard lock(disk.mutex());
+  const bool fails = disk.path_of(descriptor) != nullptr && *setting("DINO_DISK_WITHOUT_LOCKS") != '\0';
+  return fails ? fail_with(ENOLCK) : real(descriptor, operation);
 }
 
 int clock_nanosleep(clockid_t clock, int flags, const timespec* until, timespec* left) {
