@@ -3,13 +3,10 @@
 #include "engine/random.h"
 #include "kernels/cast/cast.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace dino {
 namespace {
-
-constexpr std::int64_t kWindowAlignment = 16;
 
 float draw_initial(const Initializer& initializer, Random& random) {
   switch (initializer.kind) {
@@ -27,33 +24,6 @@ float draw_initial(const Initializer& initializer, Random& random) {
 }
 
 }  // namespace
-
-ParameterId ParameterLayout::add(std::string name, const Shape& shape, Initializer initializer, bool gemm_weight,
-                                 bool trainable) {
-  require(!find(name), "parameters", "the name {} is given twice", name);
-  infos_.push_back({std::move(name), shape, initializer, gemm_weight, trainable, flat_size_});
-  flat_size_ += (shape.size() + kWindowAlignment - 1) / kWindowAlignment * kWindowAlignment;
-  return ParameterId(infos_.size() - 1);
-}
-
-std::optional<ParameterId> ParameterLayout::find(std::string_view name) const {
-  const auto at =
-      std::find_if(infos_.begin(), infos_.end(), [&](const ParameterInfo& info) { return info.name == name; });
-  if (at == infos_.end()) return std::nullopt;
-  return ParameterId(static_cast<std::size_t>(at - infos_.begin()));
-}
-
-std::vector<ParameterId> ParameterLayout::ids() const {
-  std::vector<ParameterId> ids;
-  for (std::size_t i = 0; i < infos_.size(); ++i) ids.push_back(ParameterId(i));
-  return ids;
-}
-
-std::int64_t ParameterLayout::parameter_count() const {
-  std::int64_t count = 0;
-  for (const ParameterInfo& info : infos_) count += info.size();
-  return count;
-}
 
 ParameterStore::ParameterStore(Context& context, const ParameterLayout& layout, DType compute_type, Role role)
     : context(context), layout(layout), compute_type(compute_type) {

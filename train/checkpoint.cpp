@@ -1,13 +1,16 @@
 #include "train/checkpoint.h"
 
+#include "engine/text.h"
 #include "models/safetensors.h"
 #include "models/weights_file.h"
 #include "train/config_table.h"
+#include "train/health.h"
 
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <sstream>
+#include <limits>
+#include <utility>
 
 namespace dino {
 namespace {
@@ -35,13 +38,21 @@ constexpr std::array<std::string_view, 31> kChangeable = {
     "communicator",       "gradient_sums", "bucket_mb",     "checksum_every",  "collective_timeout_s",
     "rank_logs"};
 
+// More than any run has, and so little that products of them fit into 64 bits.
+constexpr std::int64_t kMostRanks = 1 << 20;
+constexpr std::int64_t kMostBatches = std::int64_t{1} << 31;  // of an epoch; epochs
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;    // of a run; pictures of a step
+constexpr int kMostRollbacks = 1000;                          // as the configuration allows
+
 template <typename Number>
-Number number_of(const SafetensorsFile& file, const std::string& key) {
+Number number_of(const SafetensorsFile& file, const std::string& key, Number low, Number high) {
   const std::string& text = file.metadata(key);
   Number value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   require(error == std::errc() && end == text.data() + text.size(), "checkpoint", "its {} is not a number; got \"{}\"",
-          key, text);
+          key, printable(text));
+  require(value >= low && value <= high, "checkpoint", "its {} is {}; expected a number from {} to {}", key, value, low,
+          high);
   return value;
 }
 
@@ -132,45 +143,56 @@ void write_checkpoint(const fs::path& path, StudentTeacher& networks, const Trai
                     {.checksum = true, .former = former});
 }
 
-TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config) {
-  const SafetensorsFile file = or_say_damaged(path, [&] { return SafetensorsFile::read(path); });
+OpenCheckpoint open_checkpoint(const fs::path& path, const CheckpointNeeds& needs, const TrainConfig& config) {
+  SafetensorsFile file = or_say_damaged(path, [&] { return SafetensorsFile::read(path); });
   const TrainConfig before = or_say_damaged(path, [&] { return parse_config(file.metadata("config"), "its config"); });
   require_same_run(path, before, config);
-  const Spread now{config.batch_size_per_gpu, config.accumulation, networks.ranks()};
+  const Spread now{config.batch_size_per_gpu, config.accumulation, needs.ranks};
   Spread then{before.batch_size_per_gpu, before.accumulation, 1};
-  // Everything is looked at before anything is changed.
   TrainingPosition position = or_say_damaged(path, [&] {
     const auto check = [&](const std::string& name, DType dtype, const Shape& shape) {
       require_array(file[name], dtype, shape, path.string(), name);
     };
     for (const NamedFlat& named : kFlats) {
-      for (const ParameterInfo& info : networks.layout().infos())
+      for (const ParameterInfo& info : needs.layout.infos())
         check(named.prefix + info.name, DType::float32, info.shape);
     }
-    check("center", DType::float32, networks.center().shape());
-    check("optimizer.update_counts", DType::int64, Shape{static_cast<std::int64_t>(networks.layout().infos().size())});
+    check("center", DType::float32, needs.center);
+    check("optimizer.update_counts", DType::int64, Shape{static_cast<std::int64_t>(needs.layout.infos().size())});
     // Files from before there were several have one.
-    const bool has_ranks = file.metadata().contains("ranks");
-    then.ranks = has_ranks ? number_of<std::int64_t>(file, "ranks") : 1;
-    require(then.ranks >= 1, "checkpoint", "its number of ranks is {}", then.ranks);
+    if (file.metadata().contains("ranks")) then.ranks = number_of<std::int64_t>(file, "ranks", 1, kMostRanks);
+    require(then.batch * then.accumulation <= kMostSteps / then.ranks, "checkpoint",
+            "its steps have {} × {} × {} pictures, which no data set has", then.batch, then.accumulation, then.ranks);
     TrainingPosition found;
-    found.epoch = number_of<std::int64_t>(file, "epoch");
-    found.batch = number_of<std::int64_t>(file, "batch");
-    found.step = number_of<std::int64_t>(file, "step");
-    found.best_score = number_of<double>(file, "best_score");
+    found.epoch = number_of<std::int64_t>(file, "epoch", 0, kMostBatches);
+    found.batch = number_of<std::int64_t>(file, "batch", 0, kMostBatches);
+    found.step = number_of<std::int64_t>(file, "step", 0, kMostSteps);
+    found.best_score = number_of<double>(file, "best_score", std::numeric_limits<double>::lowest(),
+                                         std::numeric_limits<double>::max());
     // Checkpoints from before the watch over a run's health do without.
     if (file.metadata().contains("health")) {
-      found.rollbacks = number_of<int>(file, "rollbacks");
+      found.rollbacks = number_of<int>(file, "rollbacks", 0, kMostRollbacks);
       found.healthy = file.metadata("healthy") == "true";
       found.health = file.metadata("health");
+      if (!found.health.empty()) Health(before, 1).restore(found.health);
     }
-    require(found.epoch >= 0 && found.batch >= 0 && found.step >= 0, "checkpoint",
-            "its position is negative; got epoch {}, batch {}, step {}", found.epoch, found.batch, found.step);
+    const ConstArray counts = file["optimizer.update_counts"];
+    for (std::int64_t i = 0; i < counts.size(); ++i) {
+      const std::int64_t count = counts.as<std::int64_t>()[i];
+      require(count >= 0 && count <= found.step, "checkpoint", "it counts {} updates of {} in {} steps", count,
+              needs.layout.infos()[static_cast<std::size_t>(i)].name, found.step);
+    }
     return found;
   });
   require_same_step(path, then, now, config);
-  // It counts in micro-batches.
   position.batch = position.batch / then.accumulation * now.accumulation;
+  return {std::move(file), position};
+}
+
+TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config) {
+  // Everything is looked at before anything is changed.
+  const auto [file, position] = open_checkpoint(
+      path, {.layout = networks.layout(), .center = networks.center().shape(), .ranks = networks.ranks()}, config);
   ParameterStore& store = networks.store();
   for (const NamedFlat& named : kFlats) {
     for (const ParameterId id : networks.layout().ids()) {

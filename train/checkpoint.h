@@ -1,5 +1,6 @@
 #pragma once
 
+#include "models/safetensors.h"
 #include "train/student_teacher.h"
 
 #include <filesystem>
@@ -41,6 +42,23 @@ class DamagedCheckpoint : public Error {
 /// the host's memory. Throws WriteError where the disk does not take it.
 void write_checkpoint(const std::filesystem::path& path, StudentTeacher& networks, const TrainConfig& config,
                       const TrainingPosition& position, const std::filesystem::path& former = {});
+
+/// What the networks of a run take from a checkpoint.
+struct CheckpointNeeds {
+  const ParameterLayout& layout;
+  Shape center;   // (K)
+  int ranks = 1;  // that train them
+};
+
+/// A checkpoint from which a run can go on: all of it was looked at, nothing was copied yet.
+struct OpenCheckpoint {
+  SafetensorsFile file;
+  TrainingPosition position;  // in micro-batches of the run that goes on
+};
+
+/// Throws as read_checkpoint().
+OpenCheckpoint open_checkpoint(const std::filesystem::path& path, const CheckpointNeeds& needs,
+                               const TrainConfig& config);
 
 /// Puts a checkpoint's state into `networks`. Throws DamagedCheckpoint when the file is not what was written, Error
 /// when the run's configuration differs in a key that a run cannot change half-way; nothing is changed then.

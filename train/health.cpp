@@ -1,6 +1,7 @@
 #include "train/health.h"
 
 #include "kernels/common/error.h"
+#include "models/json.h"
 
 #include <fmt/format.h>
 
@@ -247,6 +248,17 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+/// A number of steps in a saved state. Larger ones than these are of no run, and sums with them would not fit.
+std::int64_t count_of(const nlohmann::json& value, std::int64_t least = 0) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 53;
+  const bool negative = value.is_number_integer() && !value.is_number_unsigned();
+  const bool fits = negative ? value.get<std::int64_t>() >= least
+                             : value.is_number_unsigned() && value.get<std::uint64_t>() <= std::uint64_t{kMost};
+  require(fits, "health", "the saved state of the watch holds {} as a number of steps; expected a whole one from {}",
+          value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 40), least);
+  return value.get<std::int64_t>();
+}
+
 }  // namespace
 
 std::string Finding::to_string() const {
@@ -424,12 +436,12 @@ std::string Health::state() const {
 }
 
 void Health::restore(const std::string& state) {
+  const nlohmann::json json = parse_json(state);
   try {
-    const auto json = nlohmann::json::parse(state);
     Health restored(config_, steps_per_epoch_);
     for (const auto& s : json.at("window")) {
-      restored.window_.push_back({.step = s.at(0),
-                                  .epoch = s.at(1),
+      restored.window_.push_back({.step = count_of(s.at(0)),
+                                  .epoch = count_of(s.at(1)),
                                   .loss = s.at(2),
                                   .teacher_entropy = s.at(3),
                                   .kl = s.at(4),
@@ -438,16 +450,19 @@ void Health::restore(const std::string& state) {
                                   .not_finite = {}});
     }
     const auto blocks = [](const nlohmann::json& b) { return Blocks{b.at(0), b.at(1), b.at(2), b.at(3)}; };
-    restored.skips_ = json.at("skips").get<std::deque<std::int64_t>>();
-    restored.good_steps_ = json.at("good_steps");
-    restored.block_count_ = json.at("blocks");
+    for (const auto& skip : json.at("skips")) restored.skips_.push_back(count_of(skip));
+    require(restored.window_.size() <= kWindow && restored.skips_.size() <= kSkipWindow, "health",
+            "the saved state of the watch holds {} steps and {} skipped ones; expected at most {} and {}",
+            restored.window_.size(), restored.skips_.size(), kWindow, kSkipWindow);
+    restored.good_steps_ = count_of(json.at("good_steps"));
+    restored.block_count_ = count_of(json.at("blocks"));
     restored.loss_blocks_ = blocks(json.at("loss_blocks"));
     restored.kl_blocks_ = blocks(json.at("kl_blocks"));
     restored.first_center_norm_ = json.at("first_center_norm");
     restored.largest_gradient_ = json.at("largest_gradient");
-    restored.last_spike_ = json.at("last_spike");
+    restored.last_spike_ = count_of(json.at("last_spike"), -1);
     for (const auto& [kind, condition] : json.at("conditions").items()) {
-      restored.conditions_[kind] = {.active = condition.at(0), .held = condition.at(1)};
+      restored.conditions_[kind] = {.active = condition.at(0), .held = count_of(condition.at(1))};
     }
     *this = std::move(restored);
   } catch (const nlohmann::json::exception& error) {

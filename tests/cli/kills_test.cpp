@@ -77,6 +77,18 @@ TEST_CASE("A run whose newest checkpoint is damaged goes on from the one before,
     bytes[at] = static_cast<char>(bytes[at] ^ 0x10);
     return bytes;
   };
+  // A whole file that says what no run does, without a checksum, as other programs write it.
+  const auto saying = [&](const std::string& key, const std::string& text) {
+    const SafetensorsFile file = SafetensorsFile::read(scene.run("whole") / kLastCheckpoint);
+    std::vector<NamedArray> arrays;
+    for (const std::string& tensor : file.names()) arrays.push_back({tensor, file[tensor]});
+    std::map<std::string, std::string> metadata = file.metadata();
+    metadata.erase("checksum");
+    REQUIRE(metadata.contains(key));
+    metadata[key] = text;
+    write_safetensors(scene.folder() / "changed", arrays, metadata);
+    return read_text_file(scene.folder() / "changed");
+  };
   const std::vector<std::string> damages = {"",
                                             sound.substr(0, 7),
                                             sound.substr(0, sound.size() - 1),
@@ -86,6 +98,13 @@ TEST_CASE("A run whose newest checkpoint is damaged goes on from the one before,
                                             flipped(sound.find("\"F32\"") + 1),
                                             flipped(sound.size() / 2),
                                             flipped(sound.size() - 1),
+                                            saying("epoch", "9223372036854775807"),
+                                            saying("step", "1"),
+                                            saying("ranks", "4611686018427387904"),
+                                            saying("best_score", "nan"),
+                                            saying("rollbacks", "-2147483648"),
+                                            saying("health", R"({"window":[[-9223372036854775808]]})"),
+                                            saying("config", "accumulation = 0"),
                                             "whole"};
   for (std::size_t i = 0; i < damages.size(); ++i) {
     INFO("damage " << i);

@@ -348,6 +348,64 @@ void picture_seeds() {
              {"IHDR", "PLTE", "tRNS", "IDAT", "IEND", "CgBI", "GIF87a", "GIF89a", "BM", "P5\n", "P6\n", "!\xf9"});
 }
 
+void checkpoint_seeds() {
+  const std::string health =
+      R"({"window":[[6,0,10.9,10.8,0.1,2.5,3.1],[7,0,10.8,10.7,0.1,2.4,3.2]],"skips":[5],"good_steps":7,"blocks":0,)"
+      R"("loss_blocks":[0,0,0,0],"kl_blocks":[0,0,0,0],"first_center_norm":0.0,"largest_gradient":2.5,"last_spike":-1,)"
+      R"("conditions":{"one_output":[false,0],"not_finite":[true,3]}})";
+  const auto texts = [](std::initializer_list<std::string> all) {
+    std::string joined;
+    for (const std::string& text : all) joined += text + '\0';
+    return joined;
+  };
+  const std::string counts("\x07\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0", 16);
+  const std::string config = write_config({});
+  // What follows the first byte: the target says how it is read.
+  seed("checkpoint", "said", "s" + texts({config, "1", "3", "8", "1", health, "0.25", "0", "true", "6"}) + counts);
+  seed("checkpoint", "without_health", "s" + texts({config, "0", "0", "0", "1"}));
+  seed("checkpoint", "other_spread",
+       "s" + texts({"batch_size_per_gpu = 16\naccumulation = 2\n", "2", "6", "9", "2", "", "-1", "1", "false"}));
+
+  const std::vector<float> zeros(8, 0.0F);
+  const std::vector<std::int64_t> updates{7, 6};
+  std::vector<NamedArray> arrays;
+  for (const std::string prefix : {"student.", "teacher.", "optimizer.first_moment.", "optimizer.second_moment."}) {
+    arrays.push_back({prefix + "backbone.cls_token", ConstArray(zeros.data(), Shape{1, 1, 2})});
+    arrays.push_back({prefix + "head.last_layer.weight_v", ConstArray(zeros.data(), Shape{3, 2})});
+  }
+  arrays.push_back({"center", ConstArray(zeros.data(), Shape{3})});
+  arrays.push_back({"optimizer.update_counts", ConstArray(updates.data(), Shape{2})});
+  const fs::path file = root / "temporary";
+  write_safetensors(file, arrays,
+                    {{"config", "seed = 0\n"},
+                     {"epoch", "1"},
+                     {"batch", "3"},
+                     {"step", "8"},
+                     {"ranks", "1"},
+                     {"best_score", "0.25"},
+                     {"rollbacks", "0"},
+                     {"healthy", "true"},
+                     {"health", health}});
+  seed("checkpoint", "file", std::string(1, '\0') + content(file));
+  fs::remove(file);
+  std::vector<std::string> words{"window",
+                                 "skips",
+                                 "good_steps",
+                                 "blocks",
+                                 "loss_blocks",
+                                 "last_spike",
+                                 "conditions",
+                                 "[true,9007199254740992]",
+                                 "-9223372036854775808",
+                                 "9223372036854775807",
+                                 "1e308",
+                                 "nan",
+                                 "inf",
+                                 std::string(1, '\0')};
+  for (const ConfigKey& key : config_keys()) words.emplace_back(key.name);
+  dictionary("checkpoint", words);
+}
+
 void feature_seeds() {
   NamedFeatures features;
   features.table = {.width = 2, .values = {1, 0, 0, 1}, .labels = {0, 1}, .samples = {0, 1}, .broken = {}};
@@ -383,6 +441,7 @@ int main(int argc, char** argv) {
     data_set_seeds();
     picture_seeds();
     feature_seeds();
+    checkpoint_seeds();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "make_seeds: %s\n", error.what());
     return 1;

@@ -284,6 +284,15 @@ TEST_CASE("A watch that is saved and restored finds the same") {
   for (const char* damaged : {"", "{}", "[1, 2]", "{\"window\": 3}", "{\"window\": [[1]]}"})
     CHECK(
         error_of([&] { health.restore(damaged); }).starts_with("[health] the saved state of the watch cannot be read"));
+  // Numbers of steps that no run has.
+  for (const char* number : {"-2", "9223372036854775807", "18446744073709551615", "1e300", "0.5", "true"}) {
+    std::string damaged = state;
+    const std::string sound = R"("last_spike":-1)";
+    damaged.replace(damaged.find(sound), sound.size(), fmt::format(R"("last_spike":{})", number));
+    INFO(damaged);
+    CHECK(test::contains(error_of([&] { health.restore(damaged); }),
+                         "as a number of steps; expected a whole one from -1"));
+  }
   CHECK(health.state() == state);
 }
 
