@@ -7,9 +7,11 @@
 #include "data/png.h"
 #include "engine/files.h"
 #include "engine/progress.h"
+#include "engine/text.h"
 #include "kernels/common/error.h"
 #include "visualize/attention_pictures.h"
 #include "visualize/attention_rollout.h"
+#include "visualize/picture_names.h"
 
 #include <fmt/format.h>
 
@@ -18,12 +20,13 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
 #include <set>
 
 namespace dino {
 namespace {
+
+namespace fs = std::filesystem;
 
 struct Options {
   std::vector<std::string> images;
@@ -39,27 +42,12 @@ struct Options {
   AttentionOptions attention;
 };
 
-/// Names for the pictures of each image: its stem, behind its folder's name where several images have that stem, and
-/// with a number where even these are alike.
-std::vector<std::string> unique_stems(const std::vector<std::string>& images) {
-  std::map<std::string, int> uses;
-  for (const std::string& image : images) ++uses[std::filesystem::path(image).stem().string()];
-  std::set<std::string> taken;
-  std::vector<std::string> names;
-  for (const std::string& image : images) {
-    const std::filesystem::path path(image);
-    const std::string folder = path.parent_path().filename().string();
-    std::string name = path.stem().string();
-    if (uses[name] > 1 && !folder.empty()) name = folder + "_" + name;
-    std::string unique = name;
-    for (int n = 2; !taken.insert(unique).second; ++n) unique = fmt::format("{}_{}", name, n);
-    names.push_back(unique);
-  }
-  return names;
-}
-
 /// Finds out before anything is computed whether the results can be kept.
-void require_writable(const Options& options) {
+void require_writable(const Options& options, const std::vector<std::string>& pictures) {
+  std::vector<std::string> read = options.images;
+  read.insert(read.end(), options.weights.begin(), options.weights.end());
+  for (const std::string& name : pictures) require_not_read("attention", fs::path(options.output) / name, read);
+  if (!options.raw.empty()) require_not_read("attention", options.raw, read);
   make_output_folder(options.output);
   if (!options.raw.empty()) const AtomicFile trial(options.raw);
 }
@@ -74,7 +62,7 @@ AttentionMaps maps_of(const OpenNetwork& open, const Image& prepared, const Opti
 /// Where the pictures of one image went, and the one that shows most.
 struct Drawn {
   std::string summary;
-  std::filesystem::path sheet;
+  fs::path sheet;
   std::vector<std::string> files{};
 };
 
@@ -89,7 +77,7 @@ void draw_images(const Options& options, const std::function<Drawn(const Image&,
   Progress progress("images", static_cast<std::int64_t>(options.images.size()));
   nlohmann::ordered_json images = nlohmann::ordered_json::array(), left_out = nlohmann::ordered_json::array();
   for (std::size_t i = 0; i < options.images.size(); ++i) {
-    progress.update(static_cast<std::int64_t>(i), "| " + options.images[i]);
+    progress.update(static_cast<std::int64_t>(i), "| " + printable(options.images[i]));
     Image picture;
     try {
       decode_image_file(options.images[i], {}, picture);
@@ -99,7 +87,7 @@ void draw_images(const Options& options, const std::function<Drawn(const Image&,
         images.push_back(to_json(options.images[i], drawn));
         continue;
       }
-      report("{}: {}", options.images[i], drawn.summary);
+      report("{}: {}", printable(options.images[i]), printable(drawn.summary));
       if (!options.preview) continue;
       decode_image_file(drawn.sheet, {}, picture);
       show_preview(picture);
@@ -110,7 +98,7 @@ void draw_images(const Options& options, const std::function<Drawn(const Image&,
       if (options.json) {
         left_out.push_back({{"image", options.images[i]}, {"reason", error.what()}});
       } else {
-        fmt::print(is_quiet() ? stderr : stdout, "left out: {}\n", error.what());
+        fmt::print(is_quiet() ? stderr : stdout, "left out: {}\n", printable(error.what()));
       }
       ++broken;
     }
@@ -129,10 +117,10 @@ AttentionPictureOptions picture_options(const Options& options) {
 /// What the sheet of a comparison calls each network: the file's name, behind its folder's where names are alike.
 std::vector<std::string> network_names(const std::vector<std::string>& weights) {
   std::set<std::string> names;
-  for (const std::string& file : weights) names.insert(std::filesystem::path(file).stem().string());
+  for (const std::string& file : weights) names.insert(fs::path(file).stem().string());
   std::vector<std::string> result;
   for (const std::string& file : weights) {
-    const std::filesystem::path path(file);
+    const fs::path path(file);
     const std::string folder = path.parent_path().filename().string();
     const bool alike = names.size() < weights.size() && !folder.empty();
     result.push_back(alike ? folder + "/" + path.stem().string() : path.stem().string());
@@ -151,8 +139,10 @@ int compare_networks(const Options& options) {
     one.weights = weights;
     networks.push_back(std::make_unique<OpenNetwork>(one));
   }
-  const std::vector<std::string> names = network_names(options.weights), stems = unique_stems(options.images);
-  require_writable(options);
+  const std::vector<std::string> names = network_names(options.weights), stems = picture_names(options.images);
+  std::vector<std::string> files;
+  for (const std::string& stem : stems) files.push_back(stem + "_compare.png");
+  require_writable(options, files);
   draw_images(options, [&](const Image& picture, std::size_t i) {
     std::vector<ComparedAttention> rows;
     for (std::size_t n = 0; n < networks.size(); ++n) {
@@ -161,7 +151,7 @@ int compare_networks(const Options& options) {
       rows.push_back({names[n], std::move(prepared), std::move(maps)});
     }
     const Image sheet = comparison_sheet(rows, picture_options(options), networks[0]->context->stream());
-    const std::filesystem::path path = std::filesystem::path(options.output) / (stems[i] + "_compare.png");
+    const fs::path path = fs::path(options.output) / files[i];
     write_png(path, sheet.rgb, sheet.height, sheet.width, 3);
     return Drawn{fmt::format("{} networks on {}", networks.size(), path.string()), path, {path.string()}};
   });
@@ -185,9 +175,14 @@ int attention_command(Options options) {
   const VitConfig& config = open.backbone.vit.config();
   AttentionPictureOptions pictures = picture_options(options);
   pictures.heads = options.rollout ? select_heads("mean", 0) : select_heads(options.head, config.heads);
-  require_writable(options);
+  const std::vector<std::string> stems = picture_names(options.images);
+  std::vector<std::string> files;
+  for (const std::string& stem : stems) {
+    const std::vector<std::string> of_picture = attention_picture_names(stem, config.heads, pictures);
+    files.insert(files.end(), of_picture.begin(), of_picture.end());
+  }
+  require_writable(options, files);
 
-  const std::vector<std::string> stems = unique_stems(options.images);
   std::vector<AttentionMaps> all_maps;
   std::vector<std::string> map_names;
   std::exception_ptr left_out;
@@ -201,7 +196,7 @@ int attention_command(Options options) {
         map_names.push_back(stems[i]);
       }
       Drawn drawn{fmt::format("{} pictures, all on {}", written.size(), written.back().string()), written.back()};
-      for (const std::filesystem::path& file : written) drawn.files.push_back(file.string());
+      for (const fs::path& file : written) drawn.files.push_back(file.string());
       return drawn;
     });
   } catch (const Error&) {

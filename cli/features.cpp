@@ -7,6 +7,7 @@
 #include "data/png.h"
 #include "engine/files.h"
 #include "engine/progress.h"
+#include "engine/text.h"
 #include "evaluate/feature_file.h"
 #include "evaluate/near_copies.h"
 #include "kernels/common/error.h"
@@ -82,6 +83,14 @@ NamedFeatures features_of(const std::string& folder, const FeatureCommand& optio
   return features;
 }
 
+/// Those of the pictures that a file of this name may be: there may be millions, too many to ask the system about each.
+void add_pictures_named_like(const fs::path& file, const std::vector<std::string>& pictures,
+                             std::vector<std::string>& read) {
+  for (const std::string& picture : pictures) {
+    if (picture.ends_with(file.filename().string())) read.push_back(picture);
+  }
+}
+
 int stopped() {
   say("dino_cuda: stopped; nothing was written");
   return 128 + (StopSignal::received() != 0 ? StopSignal::received() : SIGTERM);  // another rank's
@@ -96,6 +105,8 @@ struct ExportCommand {
 int export_features(const ExportCommand& options) {
   if (const auto status = launch_ranks(options.features.network.launch)) return *status;
   check_feature_path(options.out);
+  for (const fs::path& written : feature_files(options.out))
+    require_not_read("features", written, {options.folder, options.features.network.weights});
   const StopSignal stop;
   OpenNetwork open(options.features.network);
   Communicator& communicator = *open.machine.communicator;
@@ -176,6 +187,10 @@ int search(SearchCommand options) {
           "{} was made with other weights than {} holds now; try `dino_cuda features` again, or --weights with those "
           "of then",
           options.features, open.weights.string());
+  std::vector<std::string> read = options.queries;
+  read.insert(read.end(), {options.features, open.weights.string()});
+  add_pictures_named_like(options.output, known.names, read);
+  require_not_read("search", options.output, read);
   { const AtomicFile trial(options.output); }
 
   FeatureOptions features = known.recipe.options;
@@ -228,8 +243,8 @@ int search(SearchCommand options) {
     return 0;
   }
   for (std::size_t q = 0; q < found.size(); ++q) {
-    fmt::print("{}\n", options.queries[q]);
-    for (const Found& f : found[q]) fmt::print("  {:.4f}  {}\n", f.similarity, f.path);
+    fmt::print("{}\n", printable(options.queries[q]));
+    for (const Found& f : found[q]) fmt::print("  {:.4f}  {}\n", f.similarity, printable(f.path));
   }
   fmt::print("sheet: {}\n", options.output);
   return 0;
@@ -272,6 +287,11 @@ int dedupe(const DedupeCommand& options) {
     require(features.recipe.options.normalized, "dedupe",
             "the features of {} were written with --raw, so they have no cosines; try `dino_cuda features` without it",
             options.file);
+    if (!options.sheet.empty()) {
+      std::vector<std::string> read{options.file, features.recipe.weights};
+      add_pictures_named_like(options.sheet, features.names, read);
+      require_not_read("dedupe", options.sheet, read);
+    }
     const auto context = open_machine(options.features.network.device, options.features.network.threads);
     std::vector<CopyGroup> groups;
     {
@@ -302,7 +322,7 @@ int dedupe(const DedupeCommand& options) {
     for (const CopyGroup& group : groups) {
       for (std::size_t i = 0; i < group.rows.size(); ++i)
         fmt::print("{}{:.4f}  {}\n", i == 0 ? "" : "  ", group.similarity[i],
-                   features.names[static_cast<std::size_t>(group.rows[i])]);
+                   printable(features.names[static_cast<std::size_t>(group.rows[i])]));
     }
     fmt::print(
         "{} images: {} groups of near copies (cosine {} and above), {} images beyond the first of each; nothing "

@@ -1,5 +1,6 @@
 #include "cli/output.h"
 
+#include "kernels/common/error.h"
 #include "models/json.h"
 
 namespace dino {
@@ -14,6 +15,16 @@ void add_quiet_options(CLI::App& app) {
   if (!commands.empty() && app.get_require_subcommand_min() > 0) return;
   app.add_flag_function(
       "--quiet", [](std::int64_t) { set_quiet(true); }, "no progress and no messages; results and errors stay");
+}
+
+void require_not_read(const char* where, const std::filesystem::path& written, const std::vector<std::string>& read) {
+  std::error_code none;
+  if (!std::filesystem::exists(written, none)) return;
+  for (const std::string& file : read) {
+    require(!std::filesystem::equivalent(written, file, none), where,
+            "{} would take the place of {}, which is read; try another name for what is written", written.string(),
+            file);
+  }
 }
 
 void print_json(const nlohmann::ordered_json& document) { fmt::print("{}\n", json_text(document, 2)); }

@@ -7,7 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
+#include <filesystem>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace dino {
 
@@ -19,6 +22,10 @@ void add_json_option(CLI::App& command, bool& json);
 
 /// Adds --quiet to every command of the tree that does something itself.
 void add_quiet_options(CLI::App& app);
+
+/// Throws Error where `written`, a file that a command is about to write, is one of those that it reads: a result never
+/// takes the place of what it is made from. By whatever name; files that do not exist are passed over.
+void require_not_read(const char* where, const std::filesystem::path& written, const std::vector<std::string>& read);
 
 /// One JSON document.
 void print_json(const nlohmann::ordered_json& document);

@@ -10,6 +10,7 @@
 #include "visualize/attention.h"
 #include "visualize/drawing.h"
 #include "visualize/patch_pca.h"
+#include "visualize/picture_names.h"
 
 #include <fmt/format.h>
 
@@ -46,6 +47,12 @@ Image on_square(const Image& picture, int side_px) {
 int draw_pca(const PcaCommand& options) {
   const OpenNetwork open(options.network);
   if (options.network.weights.empty()) say("weights: {}", open.weights.string());
+  const std::filesystem::path folder(options.output), sheet_path = folder / "pca_sheet.png";
+  std::vector<std::filesystem::path> paths;
+  const std::vector<std::string> names = picture_names(options.images);
+  for (std::size_t i = 0; i < names.size(); ++i) paths.push_back(folder / fmt::format("{:02}_{}_pca.png", i, names[i]));
+  for (const std::filesystem::path& path : paths) require_not_read("pca", path, options.images);
+  require_not_read("pca", sheet_path, options.images);
   make_output_folder(options.output);
   const int patch_px = open.backbone.vit.config().patch_px;
   std::vector<Image> prepared;
@@ -66,13 +73,10 @@ int draw_pca(const PcaCommand& options) {
 
   std::vector<Image> inputs, pictures;
   std::vector<std::string> files;
-  const std::filesystem::path folder(options.output);
   for (std::size_t i = 0; i < prepared.size(); ++i) {
     const Image drawn = enlarge_cells(colors.colors[i], tokens[i].rows, tokens[i].columns, patch_px);
-    const auto path =
-        folder / fmt::format("{:02}_{}_pca.png", i, std::filesystem::path(options.images[i]).stem().string());
-    write_png(path, drawn.rgb, drawn.height, drawn.width, 3);
-    files.push_back(path.string());
+    write_png(paths[i], drawn.rgb, drawn.height, drawn.width, 3);
+    files.push_back(paths[i].string());
     inputs.push_back(on_square(prepared[i], options.tile_px));
     pictures.push_back(on_square(drawn, options.tile_px));
   }
@@ -92,18 +96,17 @@ int draw_pca(const PcaCommand& options) {
     }
   }
   const Image sheet = tile(tiles, static_cast<int>(columns));
-  const auto path = folder / "pca_sheet.png";
-  write_png(path, sheet.rgb, sheet.height, sheet.width, 3);
+  write_png(sheet_path, sheet.rgb, sheet.height, sheet.width, 3);
   if (options.json) {
     print_json({{"weights", open.weights.string()},
-                {"sheet", path.string()},
+                {"sheet", sheet_path.string()},
                 {"pictures", files},
                 {"foreground_only", !options.whole},
                 {"explained_variance", colors.explained}});
     return 0;
   }
   report("{} images on {}; red, green and blue stand for {:.0f} %, {:.0f} % and {:.0f} % of the variance{}",
-         prepared.size(), path.string(), 100 * colors.explained[0], 100 * colors.explained[1],
+         prepared.size(), sheet_path.string(), 100 * colors.explained[0], 100 * colors.explained[1],
          100 * colors.explained[2], options.whole ? "" : " in the foreground");
   if (options.preview) show_preview(sheet);
   return 0;

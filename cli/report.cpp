@@ -41,6 +41,14 @@ int report_command(const Options& options) {
   const std::filesystem::path out = !options.out.empty() ? std::filesystem::path(options.out)
                                     : runs.size() == 1   ? runs[0]->folder / "report.html"
                                                          : std::filesystem::path("report.html");
+  for (const RunHistory* run : runs) {
+    std::vector<std::string> logs;
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(run->folder, none)) {
+      if (entry.path().filename() != "report.html") logs.push_back(entry.path().string());
+    }
+    require_not_read("report", out, logs);
+  }
   write_report(runs, out);
   const std::uintmax_t bytes = std::filesystem::file_size(out);
   if (options.json) {

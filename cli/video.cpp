@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -47,6 +48,11 @@ int draw_video(const VideoCommand& options) {
   const int head = options.rollout ? -1 : select_heads(options.head, config.heads).front();
   require(options.head != "all", "video", "a video shows one map; got --head all, expected mean or a number");
   const AttentionPictureOptions pictures{.colors = color_map_named(options.colors)};
+  std::error_code none;
+  require(!std::filesystem::is_directory(options.input, none) ||
+              !std::filesystem::equivalent(options.input, options.output, none),
+          "video", "frames would be written among those that are read, in {}; try another --output", options.input);
+  require_not_read("video", options.output, {options.input, open.weights.string()});
   const auto frames = open_frames(options.input, options.fps);
   const auto writer = create_frames(options.output, options.fps);
 

@@ -60,6 +60,10 @@ std::vector<Stamp> parse_table(std::string_view text, const std::string& name) {
     std::replace(flat.begin(), flat.end(), '/', '-');
     stamp.folder = stamp.class_name + "__" + flat;
   }
+  std::set<std::string> folders;
+  for (const Stamp& stamp : stamps)
+    require(folders.insert(stamp.folder).second, "scenes", "{}: {} comes twice; expected each cut-out once", name,
+            stamp.path);
   return stamps;
 }
 

@@ -89,6 +89,13 @@ void check_feature_path(const std::filesystem::path& path) {
           extension.empty() ? "none" : extension);
 }
 
+std::vector<std::filesystem::path> feature_files(const std::filesystem::path& path) {
+  if (path.extension() != ".npy") return {path};
+  std::filesystem::path beside = path;
+  beside.replace_extension(".csv");
+  return {path, beside};
+}
+
 std::vector<std::filesystem::path> write_features(const std::filesystem::path& path, const NamedFeatures& features) {
   check_feature_path(path);
   require(static_cast<std::int64_t>(features.names.size()) == features.table.rows(), kWhere, "got {} names for {} rows",
@@ -101,11 +108,10 @@ std::vector<std::filesystem::path> write_features(const std::filesystem::path& p
     write_tensors(path, features);
     return {path};
   }
-  std::filesystem::path beside = path;
-  beside.replace_extension(".csv");
-  write_npy(path, features.table);
-  write_csv(beside, features, false);
-  return {path, beside};
+  std::vector<std::filesystem::path> files = feature_files(path);
+  write_npy(files[0], features.table);
+  write_csv(files[1], features, false);
+  return files;
 }
 
 NamedFeatures read_features(const std::filesystem::path& path) {

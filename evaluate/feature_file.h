@@ -32,6 +32,9 @@ struct NamedFeatures {
 /// Throws Error for any other extension.
 std::vector<std::filesystem::path> write_features(const std::filesystem::path& path, const NamedFeatures& features);
 
+/// The files that write_features() writes for this path.
+std::vector<std::filesystem::path> feature_files(const std::filesystem::path& path);
+
 /// Throws Error unless write_features() knows the extension.
 void check_feature_path(const std::filesystem::path& path);
 

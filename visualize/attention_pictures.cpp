@@ -71,6 +71,17 @@ std::vector<int> select_heads(std::string_view text, int heads) {
   return {head};
 }
 
+std::vector<std::string> attention_picture_names(const std::string& stem, int heads,
+                                                 const AttentionPictureOptions& options) {
+  std::vector<std::string> names{stem + "_input.png"};
+  for (const int head : options.heads.empty() ? select_heads("all", heads) : options.heads) {
+    for (const char* kind : {"", "_overlay", "_mask", "_contour"})
+      names.push_back(fmt::format("{}_{}{}.png", stem, name_of_head(head, options), kind));
+  }
+  names.push_back(stem + "_sheet.png");
+  return names;
+}
+
 std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps& maps, const Image& prepared,
                                                             const std::filesystem::path& folder,
                                                             const std::string& stem,

@@ -36,6 +36,10 @@ std::vector<std::filesystem::path> write_attention_pictures(const AttentionMaps&
                                                             const std::string& stem,
                                                             const AttentionPictureOptions& options = {});
 
+/// The names of all files that write_attention_pictures() may write for a network of so many heads.
+std::vector<std::string> attention_picture_names(const std::string& stem, int heads,
+                                                 const AttentionPictureOptions& options = {});
+
 /// The colours of a head (-1: the mean of all) over the picture, as in STEM_head0_overlay.png.
 Image attention_overlay(const AttentionMaps& maps, const Image& prepared, int head,
                         const AttentionPictureOptions& options = {});
