@@ -6,6 +6,7 @@
 #include "kernels/common/error.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 
 namespace dino {
@@ -18,7 +19,7 @@ class Header {
 
   /// Nothing where there is no number, or a larger one than a picture could have.
   std::optional<int> next() {
-    constexpr int kLargest = 1 << 30;
+    constexpr int kLargest = std::numeric_limits<int>::max();
     while (is_space(peek()) || peek() == '#') {
       if (peek() == '#') {
         while (peek() != '\n' && peek() != kEnd) ++at_;

@@ -381,6 +381,7 @@ TEST_CASE("PNM: grey and colour of up to 8 bits; what makes no sense is refused"
   CHECK(contains(decode_error(as_bytes("P5 2 1 256 abcd")), "16 bits a channel"));
   CHECK(contains(decode_error(as_bytes("P5 255\nabcdef")), "makes no sense"));
   CHECK(contains(decode_error(as_bytes("P5 33333333333333333333 1 255\na")), "makes no sense"));
+  CHECK(contains(decode_error(as_bytes("P6 2000000000 2000000000 255\nabc")), "too large; got 2000000000×2000000000"));
   CHECK(contains(decode_error(as_bytes("P5 0 1 255\na")), "makes no sense"));
   CHECK(contains(decode_error(as_bytes("P5 1 1 0\na")), "makes no sense"));
   CHECK(contains(decode_error(as_bytes("P5 1 1 255")), "makes no sense"));
