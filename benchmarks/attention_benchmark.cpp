@@ -3,6 +3,7 @@
 #include "kernels/attention/cls_attention.h"
 
 #include "benchmarks/benchmark.h"
+#include "benchmarks/cudnn_reference.h"
 #include "benchmarks/textbook.h"
 
 #include <fmt/format.h>
@@ -27,6 +28,9 @@ struct Sequences {
   Array offsets;
   std::int64_t count = 0, longest = 0;
 };
+
+/// cuDNN has no attention in fp32.
+bool has_cudnn(const Bench& bench) { return bench.dtype() == DType::bfloat16; }
 
 /// For each sequence and head: all scores, their softmax, the weighted sum; the (N, N) matrix in memory.
 template <typename T>
@@ -91,6 +95,7 @@ Prepared prepare_forward(Bench& bench) {
     prepared.references = {
         {"textbook", [=] { textbook::dispatch(args.out, [&](auto t) { textbook_forward<decltype(t)>(args); }); }}};
   }
+  if (has_cudnn(bench)) cudnn::add(bench, prepared, "cuDNN", &cudnn::attention_forward, args, {args.out});
   return prepared;
 }
 
@@ -172,6 +177,7 @@ Prepared prepare_backward(Bench& bench) {
     prepared.references = {
         {"textbook", [=] { textbook::dispatch(args.d_qkv, [&](auto t) { textbook_backward<decltype(t)>(args); }); }}};
   }
+  if (has_cudnn(bench)) cudnn::add(bench, prepared, "cuDNN", &cudnn::attention_backward, args, {args.d_qkv});
   return prepared;
 }
 
@@ -194,6 +200,7 @@ Prepared prepare_cls_forward(Bench& bench) {
                     .run = [=, &stream] { cls_attention_forward(args, stream); },
                     .outputs = {args.out, args.probabilities}};
   if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::cls_attention_forward(args); }}};
+  if (has_cudnn(bench)) cudnn::add(bench, prepared, "cuDNN", &cudnn::cls_attention_forward, args, {args.out});
   return prepared;
 }
 
@@ -218,6 +225,8 @@ Prepared prepare_cls_backward(Bench& bench) {
                     .run = [=, &stream] { cls_attention_backward(args, stream); },
                     .outputs = {args.dq, args.d_kv}};
   if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::cls_attention_backward(args); }}};
+  if (has_cudnn(bench))
+    cudnn::add(bench, prepared, "cuDNN", &cudnn::cls_attention_backward, args, {args.dq, args.d_kv});
   return prepared;
 }
 

@@ -72,6 +72,13 @@ class Bench {
 struct Reference {
   std::string name;  // `textbook`, `oneDNN`, …
   std::function<void()> run;
+  std::vector<Array> outputs{};  // of Prepared::outputs those that it writes; empty: all
+};
+
+/// A reference that a row goes without.
+struct LeftOut {
+  std::string name;
+  std::string reason;
 };
 
 /// A benchmark at one size, ready to be timed.
@@ -81,10 +88,12 @@ struct Prepared {
   double bytes = 0;           // that it has to move; of a kernel, prepare() fills both in from the operations' costs
   double flops = 0;
   std::vector<Reference> references{};
-  std::vector<Array> outputs{};     // that `run` and every reference write: the tests compare them
+  std::vector<Array> outputs{};     // that `run` and the references write: they are compared
   std::function<void()> restore{};  // brings back the inputs that `run` changes, or none; only results need it
   double items = 0;                 // that a call deals with, for a rate; or none
   std::string_view item = "";       // `images`, `queries`, …
+  std::vector<LeftOut> left_out{};
+  std::string_view note = "";  // to stand with the references
 };
 
 /// One operation in one direction: the only definition of its inputs, formula and references. The program's `bench`,

@@ -2,6 +2,7 @@
 #include "kernels/dino_loss/dino_loss.h"
 
 #include "benchmarks/benchmark.h"
+#include "benchmarks/cudnn_reference.h"
 #include "benchmarks/textbook.h"
 
 #include <fmt/format.h>
@@ -87,6 +88,8 @@ Prepared prepare(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} + {} x {}", rows, teacher_rows, w.prototypes),
                     .run = [=, &stream] { dino_loss_with_gradient(args, stream); },
                     .outputs = {args.loss, args.student_gradient, args.teacher_sum}};
+  cudnn::add(bench, prepared, "cuDNN softmax, gradient alone", &cudnn::dino_loss_gradient, args,
+             {args.student_gradient});
   if (!bench.on_cpu()) return prepared;
   const Array teacher = bench.zeros(DType::float32, {teacher_rows, w.prototypes});
   const Array student = bench.zeros(DType::float32, {rows, w.prototypes});

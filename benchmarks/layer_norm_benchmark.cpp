@@ -2,6 +2,7 @@
 #include "kernels/layer_norm/layer_norm.h"
 
 #include "benchmarks/benchmark.h"
+#include "benchmarks/cudnn_reference.h"
 #include "benchmarks/onednn.h"
 #include "benchmarks/textbook.h"
 
@@ -87,6 +88,7 @@ Prepared prepare_forward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { layer_norm_forward(args, stream); },
                     .outputs = {args.sum, args.normalized, args.mean}};
+  cudnn::add(bench, prepared, "cuDNN", &cudnn::layer_norm_forward, args, {});
   if (!bench.on_cpu()) return prepared;
   prepared.references.push_back(
       {"textbook", [=] { textbook::dispatch(args.sum, [&](auto t) { textbook_forward<decltype(t)>(args); }); }});
@@ -183,6 +185,7 @@ Prepared prepare_backward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { layer_norm_backward(args, stream); },
                     .outputs = {args.dx, args.d_branch, args.dgamma, args.dbeta}};
+  cudnn::add(bench, prepared, "cuDNN", &cudnn::layer_norm_backward, args, {});
   if (!bench.on_cpu()) return prepared;
   prepared.references.push_back(
       {"textbook", [=] { textbook::dispatch(args.dx, [&](auto t) { textbook_backward<decltype(t)>(args); }); }});

@@ -52,7 +52,10 @@ Prepared prepare_product(Bench& bench, const Matmul& args) {
   Prepared prepared{
       .size = fmt::format("{} x {} x {}", m, n, k), .run = [=, &stream] { matmul(args, stream); }, .outputs = {args.y}};
   if (args.preactivation) prepared.outputs.push_back(args.preactivation);
-  if (!bench.on_cpu()) return prepared;
+  if (!bench.on_cpu()) {
+    prepared.note = args.gelu ? "cuBLASLt's product, then the GELU" : "cuBLASLt's own";
+    return prepared;
+  }
   prepared.references.push_back({"textbook", [=] {
                                    visit_compute_type(args.a.dtype(), "bench", [&](auto t) {
                                      visit_compute_type(args.y.dtype(), "bench", [&](auto y) {

@@ -43,6 +43,10 @@ nlohmann::ordered_json to_json(const Row& row) {
     entry.update(to_json(reference.timing));
     json["references"].push_back(entry);
   }
+  for (const LeftOut& left_out : row.left_out) {
+    json["left_out"].push_back({{"name", left_out.name}, {"reason", left_out.reason}});
+  }
+  if (!row.note.empty()) json["note"] = row.note;
   return json;
 }
 
@@ -73,7 +77,9 @@ Row make_row(const Benchmark& benchmark, const Prepared& prepared, DType dtype, 
           .bytes = prepared.bytes,
           .flops = prepared.flops,
           .timing = measurement.timing,
-          .item = std::string(prepared.item)};
+          .item = std::string(prepared.item),
+          .left_out = prepared.left_out,
+          .note = std::string(prepared.note)};
   if (row.bytes > 0 || row.flops > 0) {
     row.bound_by_memory = roofline.bound_by_memory(row.bytes, row.flops, dtype);
     row.roofline_share = roofline.least_ms(row.bytes, row.flops, dtype) / row.timing.median_ms;
@@ -204,6 +210,7 @@ void Table::row(const Row& row, const Baseline* baseline) {
                     colour(reference.speedup >= 1 ? kGreen : kRed, fmt::format("×{}", three_digits(reference.speedup))),
                     reference.name);
   }
+  if (!row.note.empty()) line += colour(kFaint, (row.references.empty() ? "" : ", ") + row.note);
   while (line.ends_with(' ')) line.pop_back();
   fmt::print(out_, "{}\n", line);
   std::fflush(out_);

@@ -25,6 +25,8 @@ struct Row {
     double speedup;  // how many times as long the reference takes
   };
   std::vector<Reference> references{};
+  std::vector<LeftOut> left_out{};
+  std::string note{};
 };
 Row make_row(const Benchmark& benchmark, const Prepared& prepared, DType dtype, const Roofline& roofline,
              const Measurement& measurement);

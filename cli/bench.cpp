@@ -1,4 +1,5 @@
 #include "cli/bench.h"
+#include "benchmarks/agreement.h"
 #include "benchmarks/report.h"
 #include "cli/machine.h"
 #include "cli/output.h"
@@ -14,6 +15,7 @@
 #include <ctime>
 #include <memory>
 #include <optional>
+#include <set>
 
 namespace dino {
 namespace {
@@ -90,12 +92,20 @@ int bench_operations(const BenchOptions& options) {
   table.header(conditions, roofline, baseline.has_value());
 
   std::vector<bench::Row> rows;
+  std::set<std::string> reasons;  // that were said
   int slower = 0;
   for (const bench::Benchmark& benchmark : all) {
     if (!chosen(benchmark, options.operations)) continue;
     for (const DType dtype : benchmark.dtypes) {
       bench::Bench bench(*context, workload, dtype);
-      const bench::Prepared prepared = bench::prepare(benchmark, bench);
+      bench::Prepared prepared = bench::prepare(benchmark, bench);
+      // On the CPU, tests prove that the references compute the same; on a GPU they may never have run before.
+      if (context->device() != Device::cpu) {
+        bench::leave_out_wrong_references(prepared, context->stream(), dtype);
+      }
+      for (const bench::LeftOut& left_out : prepared.left_out) {
+        if (reasons.insert(left_out.reason).second) say("dino_cuda: without {}: {}", left_out.name, left_out.reason);
+      }
       const bench::Measurement measurement = bench::measure(prepared, context->stream(), cold, how);
       rows.push_back(bench::make_row(benchmark, prepared, dtype, roofline, measurement));
       table.row(rows.back(), baseline ? &*baseline : nullptr);
@@ -121,9 +131,10 @@ void add_bench_command(CLI::App& app, Run& run) {
       "bench",
       "Measure speed on this machine: every kernel over cold caches at the sizes of a DINO step, against the "
       "machine's\n"
-      "copy bandwidth and GEMM rate, against the textbook's loops and against the library. The words choose "
-      "operations\n"
-      "(--list names them), `kernels` (the default), `program` (loader, inference, ...) or `all`.\n\n"
+      "copy bandwidth and GEMM rate, against the textbook's loops and against the library (oneDNN; on a GPU cuDNN, "
+      "where\n"
+      "it is installed). The words choose operations (--list names them), `kernels` (the default), `program` (loader,\n"
+      "inference, ...) or `all`.\n\n"
       "  dino_cuda bench                                  every kernel\n"
       "  dino_cuda bench layer_norm gelu --shape vitb16   two of them, for ViT-B/16\n"
       "  dino_cuda bench --json before.json\n"

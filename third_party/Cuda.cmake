@@ -29,6 +29,17 @@ if(DINO_HAS_CUDA)
   endif()
 endif()
 
+# DINO_HAS_CUDNN: whether `dino_cuda bench` can compare with cuDNN, which it opens when it runs on a GPU.
+set(DINO_HAS_CUDNN OFF)
+if(DINO_HAS_CUDA)
+  find_path(DINO_CUDNN_INCLUDE cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  if(DINO_CUDNN_INCLUDE)
+    set(DINO_HAS_CUDNN ON)
+  else()
+    message(STATUS "No cuDNN 9: the benchmarks on a GPU go without it")
+  endif()
+endif()
+
 # What every CUDA target has in common. Spills to local memory are errors, as are all warnings.
 add_library(dino_cuda_options INTERFACE)
 target_include_directories(dino_cuda_options INTERFACE ${PROJECT_SOURCE_DIR})

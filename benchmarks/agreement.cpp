@@ -1,0 +1,84 @@
+#include "benchmarks/agreement.h"
+
+#include "kernels/common/error.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace dino::bench {
+namespace {
+
+std::vector<double> values_of(const Array& array, Stream& stream) {
+  std::vector<std::byte> bytes(array.size_bytes());
+  stream.copy_to_host(bytes.data(), array.data(), bytes.size());
+  const Array host(bytes.data(), array.dtype(), array.shape());
+  std::vector<double> values(static_cast<std::size_t>(array.size()));
+  for (std::int64_t i = 0; i < array.size(); ++i) {
+    values[static_cast<std::size_t>(i)] =
+        array.dtype() == DType::uint8 ? static_cast<double>(host.as<std::uint8_t>()[i]) : load_double(host, i);
+  }
+  return values;
+}
+
+double relative_distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    norm += b[i] * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+bool is_written_by(const Reference& reference, const Array& output) {
+  return reference.outputs.empty() ||
+         std::any_of(reference.outputs.begin(), reference.outputs.end(),
+                     [&](const Array& written) { return written.data() == output.data(); });
+}
+
+}  // namespace
+
+Agreement::Agreement(const Prepared& prepared, Stream& stream, DType dtype)
+    : prepared_(prepared), stream_(stream), dtype_(dtype) {
+  if (prepared.restore) prepared.restore();
+  prepared.run();
+  for (const Array& output : prepared.outputs) expected_.push_back(values_of(output, stream));
+}
+
+std::vector<double> Agreement::distances(const Reference& reference) const {
+  for (const Array& output : prepared_.outputs) stream_.zero(output.data(), output.size_bytes());
+  if (prepared_.restore) prepared_.restore();
+  reference.run();
+  std::vector<double> distances;
+  for (std::size_t i = 0; i < expected_.size(); ++i) {
+    if (!is_written_by(reference, prepared_.outputs[i])) continue;
+    distances.push_back(relative_distance(values_of(prepared_.outputs[i], stream_), expected_[i]));
+  }
+  require(!distances.empty(), "bench", "nothing of what {} computes can be compared", reference.name);
+  return distances;
+}
+
+void leave_out_wrong_references(Prepared& prepared, Stream& stream, DType dtype) {
+  if (prepared.references.empty()) return;
+  const Agreement agreement(prepared, stream, dtype);
+  std::vector<Reference> right;
+  for (Reference& reference : prepared.references) {
+    std::string reason;
+    try {
+      for (const double distance : agreement.distances(reference)) {
+        if (distance <= agreement.tolerance()) continue;
+        reason = fmt::format("its results differ from the kernel's by {:.1e}; expected at most {:.1e}", distance,
+                             agreement.tolerance());
+      }
+    } catch (const Error& error) {
+      reason = error.what();
+    }
+    if (reason.empty()) {
+      right.push_back(std::move(reference));
+    } else {
+      prepared.left_out.push_back({reference.name, reason});
+    }
+  }
+  prepared.references = std::move(right);
+}
+
+}  // namespace dino::bench
