@@ -17,6 +17,7 @@ struct Timing {
 enum class Clock : std::uint8_t {
   wall,
   cpu,  // time of this process on the processor by its threads: what a busy machine leaves steady, best with one thread
+  device,  // time that a GPU is busy (DeviceClock)
 };
 
 struct MeasureOptions {
@@ -31,7 +32,7 @@ struct Measurement {
   std::vector<Timing> references;  // as Prepared::references
 };
 
-/// Reads so much memory before each call that nothing of it is left in a cache.
+/// Reads so much memory before each call that nothing of it is left in a cache. A GPU writes it, in the stream's order.
 class ColdCache {
  public:
   explicit ColdCache(Context& context);

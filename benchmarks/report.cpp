@@ -166,7 +166,9 @@ void Table::header(const Conditions& conditions, const Roofline& roofline, bool 
               (size < (1U << 20) ? fmt::format("{} KiB", size >> 10) : fmt::format("{} MiB", size >> 20));
   }
   fmt::print(out_, "{}, {}, {} threads{}{}\n", conditions.machine, conditions.device, conditions.threads, caches,
-             conditions.clock == "cpu" ? "; CPU time" : "");
+             conditions.clock == "cpu"      ? "; CPU time"
+             : conditions.clock == "device" ? "; time of the device"
+                                            : "");
   fmt::print(out_, "roofline: copy {} GB/s, product {} GFLOP/s in fp32 and {} in bf16; shape {}, {} images\n\n",
              three_digits(1e-9 * roofline.copy_bytes_per_s), three_digits(1e-9 * roofline.fp32_flops_per_s),
              three_digits(1e-9 * roofline.bf16_flops_per_s), conditions.shape, conditions.images);

@@ -4,6 +4,7 @@
 #include "cli/machine.h"
 #include "cli/output.h"
 #include "engine/files.h"
+#include "engine/machine.h"
 #include "kernels/common/error.h"
 #include "train/config.h"
 
@@ -66,14 +67,17 @@ int bench_operations(const BenchOptions& options) {
   const std::vector<bench::Benchmark> all = bench::benchmarks();
   if (options.list) return list_benchmarks(all);
   const std::unique_ptr<Context> context = open_machine(options.device, options.threads);
+  const bool on_cpu = context->device() == Device::cpu;
   bench::Workload workload = bench::workload_of(options.shape);
   if (options.images > 0) workload.images = options.images;
   const bench::Conditions conditions{.version = DINO_VERSION,
                                      .date = fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr))),
-                                     .machine = machine_name(),
-                                     .device = context->device() == Device::cpu ? "cpu" : "cuda",
+                                     .machine = on_cpu ? machine_name() : describe_device(*context, options.device),
+                                     .device = on_cpu ? "cpu" : "cuda",
                                      .threads = omp_get_max_threads(),
-                                     .clock = options.cpu_time ? "cpu" : "wall",
+                                     .clock = options.cpu_time ? "cpu"
+                                              : on_cpu         ? "wall"
+                                                               : "device",
                                      .shape = options.shape,
                                      .images = workload.images,
                                      .caches_bytes = bench::cache_sizes_bytes()};
@@ -81,10 +85,11 @@ int bench_operations(const BenchOptions& options) {
   if (!options.baseline.empty()) {
     baseline.emplace(nlohmann::json::parse(read_text_file(options.baseline), nullptr, false), conditions);
   }
-  require(!options.cpu_time || context->device() == Device::cpu, "bench", "--cpu_time is for the CPU; got device cuda");
-  const bench::MeasureOptions how{.clock = options.cpu_time ? bench::Clock::cpu : bench::Clock::wall,
-                                  .repetitions = options.repetitions,
-                                  .most_seconds = options.seconds};
+  require(!options.cpu_time || on_cpu, "bench", "--cpu_time is for the CPU; got device cuda");
+  bench::MeasureOptions how{.clock = options.cpu_time ? bench::Clock::cpu : bench::Clock::wall,
+                            .repetitions = options.repetitions,
+                            .most_seconds = options.seconds};
+  if (!on_cpu) how.clock = bench::Clock::device;
   bench::ColdCache cold(*context);
   const bench::Roofline roofline = bench::measure_roofline(*context, cold, how);
   // With the report on the output, the table is progress.
@@ -100,12 +105,12 @@ int bench_operations(const BenchOptions& options) {
       bench::Bench bench(*context, workload, dtype);
       bench::Prepared prepared = bench::prepare(benchmark, bench);
       // On the CPU, tests prove that the references compute the same; on a GPU they may never have run before.
-      if (context->device() != Device::cpu) {
-        bench::leave_out_wrong_references(prepared, context->stream(), dtype);
-      }
+      if (!on_cpu) bench::leave_out_wrong_references(prepared, context->stream(), dtype);
       for (const bench::LeftOut& left_out : prepared.left_out) {
         if (reasons.insert(left_out.reason).second) say("dino_cuda: without {}: {}", left_out.name, left_out.reason);
       }
+      // The whole program waits for its GPU.
+      if (!on_cpu) how.clock = benchmark.whole_program ? bench::Clock::wall : bench::Clock::device;
       const bench::Measurement measurement = bench::measure(prepared, context->stream(), cold, how);
       rows.push_back(bench::make_row(benchmark, prepared, dtype, roofline, measurement));
       table.row(rows.back(), baseline ? &*baseline : nullptr);

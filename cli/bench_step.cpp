@@ -3,6 +3,7 @@
 #include "cli/config_options.h"
 #include "cli/machine.h"
 #include "cli/output.h"
+#include "engine/machine.h"
 #include "engine/progress.h"
 #include "engine/random.h"
 #include "kernels/common/error.h"
@@ -130,6 +131,10 @@ int bench_step(const StepOptions& options) {
   StudentTeacher networks(*context, communicator, config, compute_type);
   const StepMeasurement m = measure_step(*context, networks, config, options);
 
+  const bool on_cpu = context->device() == Device::cpu;
+  const std::string machine = on_cpu ? machine_name() : describe_device(*context, config.device);
+  // On a GPU the memory that counts is the GPU's, of which all is the arena's but a few buffers of fixed size.
+  const std::size_t peak_bytes = on_cpu ? peak_resident_bytes() : context->arena().peak_bytes();
   const double images = static_cast<double>(config.batch_size_per_gpu) * config.accumulation;
   const double images_per_second = images / m.step_ms * 1e3;
   const char* precision = compute_type == DType::bfloat16 ? "bf16" : "fp32";
@@ -137,8 +142,8 @@ int bench_step(const StepOptions& options) {
   if (options.json) {
     const nlohmann::ordered_json json = {{"implementation", "dino_cuda " DINO_VERSION},
                                          {"version", DINO_VERSION},
-                                         {"machine", machine_name()},
-                                         {"device", "cpu"},
+                                         {"machine", machine},
+                                         {"device", on_cpu ? "cpu" : "cuda"},
                                          {"threads", threads},
                                          {"precision", precision},
                                          {"arch", config.arch},
@@ -165,12 +170,12 @@ int bench_step(const StepOptions& options) {
                                          {"cpu_seconds_per_image", m.cpu_s / images},
                                          {"page_faults_per_step", m.page_faults},
                                          {"arena_peak_bytes", context->arena().peak_bytes()},
-                                         {"peak_memory_bytes", peak_resident_bytes()},
+                                         {"peak_memory_bytes", peak_bytes},
                                          {"loss", m.loss}};
     fmt::print("{}\n", json_text(json));
     return 0;
   }
-  fmt::print("{}, {} threads, {}\n", machine_name(), threads, precision);
+  fmt::print("{}, {} threads, {}\n", machine, threads, precision);
   fmt::print("{} with patches of {} px, batch {} × {}, 2 crops of {} px and {} of {} px, K = {}\n\n", config.arch,
              config.patch_size, config.batch_size_per_gpu, config.accumulation, config.global_crops_size,
              config.local_crops_number, config.local_crops_size, config.out_dim);
@@ -179,7 +184,7 @@ int bench_step(const StepOptions& options) {
              m.phases.student_ms, m.phases.loss_ms);
   fmt::print("{:>10.1f} ms backward\n{:>10.1f} ms update\n", m.phases.backward_ms, m.phases.update_ms);
   fmt::print("{:>10.3f} CPU seconds an image\n{:>10.0f} page faults a step\n", m.cpu_s / images, m.page_faults);
-  fmt::print("{:>10.2f} GiB at most, {:.2f} GiB of it tensors\n", static_cast<double>(peak_resident_bytes()) * 0x1p-30,
+  fmt::print("{:>10.2f} GiB at most, {:.2f} GiB of it tensors\n", static_cast<double>(peak_bytes) * 0x1p-30,
              static_cast<double>(context->arena().peak_bytes()) * 0x1p-30);
   return 0;
 }
