@@ -3,18 +3,21 @@
 #   ./scripts/bundle.sh                  build/bundle/dino_cuda-VERSION/
 #   ./scripts/bundle.sh --tar            and a .tar.gz of it
 #   ./scripts/bundle.sh --no-cublas      leaves cuBLASLt out (half a gigabyte), for machines that have it
+#   ./scripts/bundle.sh --no-cudnn       leaves cuDNN out (half a gigabyte): `dino_cuda bench` then compares with what the machine has
 # There: ./gpu_check.sh, or ./dino_cuda. The folder may lie anywhere. It holds the program, the GPU's tests and the benchmarks, the
-# recordings that the tests compare with, and the shared libraries of all of these.
+# recordings that the tests compare with, PyTorch's step, for which PyTorch must be there, and the shared libraries of all of these.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tar=no
 cublas=yes
+cudnn=yes
 for argument in "$@"; do
   case "$argument" in
     --tar) tar=yes ;;
     --no-cublas) cublas=no ;;
-    *) echo "bundle.sh: unknown option $argument; expected --tar or --no-cublas" >&2; exit 2 ;;
+    --no-cudnn) cudnn=no ;;
+    *) echo "bundle.sh: unknown option $argument; expected --tar, --no-cublas or --no-cudnn" >&2; exit 2 ;;
   esac
 done
 [ -n "${DINO_BUNDLE_NO_BUILD:-}" ] || ./scripts/build.sh -DDINO_TESTS=ON -DDINO_BENCHMARKS=ON -DDINO_CUDA=ON
@@ -28,7 +31,7 @@ cp build/benchmarks/*_benchmark "$folder/"
 strip "$folder/dino_cuda" "$folder/device_test" "$folder"/*_benchmark
 cp -r tests/golden "$folder/tests/"
 cp -r configs "$folder/"
-cp scripts/gpu_check.sh "$folder/scripts/"
+cp scripts/gpu_check.sh scripts/pytorch_step.py "$folder/scripts/"
 cp LICENSE README.md CHANGELOG.md "$folder/"
 git rev-parse HEAD >"$folder/COMMIT" 2>/dev/null || true
 printf '#!/bin/sh\nexec "$(dirname "$0")/scripts/gpu_check.sh" "$@"\n' >"$folder/gpu_check.sh"
@@ -50,14 +53,32 @@ copy_libraries() {
 copy_libraries "$folder/dino_cuda" "$folder/device_test" "$folder"/*_benchmark
 nvcc=$(sed -n 's/^CMAKE_CUDA_COMPILER:[A-Z]*=//p' build/CMakeCache.txt)
 toolkit=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-if [ "$cublas" = yes ]; then
-  library=$(ls "$toolkit"/lib64/libcublasLt.so.[0-9]* "$toolkit"/targets/x86_64-linux/lib/libcublasLt.so.[0-9]* 2>/dev/null | sort | head -1 || true)
-  [ -n "$library" ] || { echo "bundle.sh: there is no libcublasLt.so under $toolkit; try --no-cublas" >&2; exit 1; }
+# Copies the toolkit's library NAME.so.VERSION under the name by which it is opened, NAME.so.MAJOR; 1 where there is none.
+copy_opened() {
+  local library
+  library=$(ls "$toolkit"/lib64/"$1".so.[0-9]* "$toolkit"/lib/"$1".so.[0-9]* "$toolkit"/targets/x86_64-linux/lib/"$1".so.[0-9]* \
+    /usr/lib/x86_64-linux-gnu/"$1".so.[0-9]* 2>/dev/null | head -1 || true)
+  [ -n "$library" ] || return 1
   cp -L "$library" "$folder/lib/$(basename "$library" | sed 's/\(\.so\.[0-9]*\).*/\1/')"
+}
+if [ "$cublas" = yes ]; then
+  copy_opened libcublasLt || { echo "bundle.sh: there is no libcublasLt.so under $toolkit; try --no-cublas" >&2; exit 1; }
+fi
+# What cuDNN opens in its turn, its compiler with it. Its libraries for recurrent networks stay here.
+if [ "$cudnn" = yes ]; then
+  if copy_opened libcudnn; then
+    for part in graph ops cnn heuristic engines_precompiled engines_runtime_compiled; do
+      copy_opened libcudnn_$part || { echo "bundle.sh: libcudnn.so is here, libcudnn_$part.so is not; try --no-cudnn" >&2; exit 1; }
+    done
+    copy_opened libnvrtc || { echo "bundle.sh: there is no libnvrtc.so for cuDNN under $toolkit; try --no-cudnn" >&2; exit 1; }
+    # This one is asked for by its whole version.
+    cp -L "$(ls "$toolkit"/lib64/libnvrtc-builtins.so.[0-9]* "$toolkit"/lib/libnvrtc-builtins.so.[0-9]* 2>/dev/null | head -1)" "$folder/lib/"
+  else
+    echo "bundle.sh: there is no cuDNN here; the benchmarks will go without it" >&2
+  fi
 fi
 # What several GPUs and several machines need: NCCL, and the module for MPI, whose library is the other machine's.
-nccl=$(ls "$toolkit"/lib64/libnccl.so.2* "$toolkit"/lib/libnccl.so.2* "$toolkit"/targets/x86_64-linux/lib/libnccl.so.2* 2>/dev/null | sort | head -1 || true)
-[ -z "$nccl" ] || cp -L "$nccl" "$folder/lib/libnccl.so.2"
+copy_opened libnccl || true
 [ ! -f build/lib/libdino_mpi.so ] || cp build/lib/libdino_mpi.so "$folder/lib/"
 # The sanitizer brings its own folder, of which it needs all.
 for sanitizer in "$toolkit/compute-sanitizer" "$toolkit/extras/compute-sanitizer"; do
