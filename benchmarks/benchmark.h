@@ -49,6 +49,9 @@ class Bench {
   /// Of activations: what the benchmark is measured for.
   DType dtype() const { return dtype_; }
   bool on_cpu() const { return context_.device() == Device::cpu; }
+  /// False: the libraries are not even opened.
+  bool compares() const { return compares_; }
+  void do_not_compare() { compares_ = false; }
 
   Array values(const Shape& shape) { return values(dtype_, shape); }
   Array values(DType dtype, const Shape& shape);  // float32, bfloat16 or uint8
@@ -64,6 +67,7 @@ class Bench {
   Context& context_;
   Workload workload_;
   DType dtype_;
+  bool compares_ = true;
   std::vector<Tensor> kept_;
   std::int64_t arrays_of_values_ = 0;
 };

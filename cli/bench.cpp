@@ -34,6 +34,7 @@ struct BenchOptions {
   std::string json;
   std::string baseline;
   bool cpu_time = false;
+  bool alone = false;
   bool list = false;
 };
 
@@ -103,7 +104,9 @@ int bench_operations(const BenchOptions& options) {
     if (!chosen(benchmark, options.operations)) continue;
     for (const DType dtype : benchmark.dtypes) {
       bench::Bench bench(*context, workload, dtype);
+      if (options.alone) bench.do_not_compare();
       bench::Prepared prepared = bench::prepare(benchmark, bench);
+      if (options.alone) prepared.references.clear();
       // On the CPU, tests prove that the references compute the same; on a GPU they may never have run before.
       if (!on_cpu) bench::leave_out_wrong_references(prepared, context->stream(), dtype);
       for (const bench::LeftOut& left_out : prepared.left_out) {
@@ -162,6 +165,7 @@ void add_bench_command(CLI::App& app, Run& run) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--cpu_time", options->cpu_time, "measure CPU time: steady on a busy machine, with --threads 1");
+  command->add_flag("--alone", options->alone, "without the references");
   command
       ->add_option("--json", options->json,
                    "write the report as JSON to a file; without one, or with -, print it instead of the table")

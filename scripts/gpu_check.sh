@@ -45,7 +45,7 @@ else
 fi
 export DINO_GOLDEN_DIR=$PWD/tests/golden
 logs=$PWD/gpu_check
-mkdir -p "$logs"
+rm -rf "$logs" && mkdir -p "$logs"
 
 # Where this machine's C library is too old for a bundle's programs, the bundle's own is used.
 start=$logs/start
@@ -237,6 +237,10 @@ if [ "$quick" = no ]; then
   stage step_fp32 60 "${bench[@]}" "${step_fp32[@]}" --precision fp32
   pytorch pytorch_eager 60 "${step[@]}" "${steps[@]}" --precision $amp
   stage operations 150 "$start" ./dino_cuda bench --device "$device" "${operations[@]}" --json "$logs/operations.json"
+  # A library's wrong access ends the use of the GPU for the whole process.
+  if [ ! -s "$logs/operations.json" ]; then
+    stage operations_alone 60 "$start" ./dino_cuda bench --device "$device" "${operations[@]}" --alone --json "$logs/operations.json"
+  fi
   pytorch pytorch_compiled 150 "${step[@]}" "${steps[@]}" --precision bf16 --attention sdpa $compile
   export -f number compare_steps
   export kSkipped
@@ -263,10 +267,12 @@ if [ "$quick" = no ]; then
 fi
 
 # ---------------------------------------------------------------------------------------------------------------- the table
-if [ -s "$logs/operations.log" ] && [ "$quick" = no ]; then
-  echo
-  cat "$logs/operations.log"
-fi
+for log in "$logs/operations.log" "$logs/operations_alone.log"; do
+  if [ -s "$log" ]; then
+    echo
+    cat "$log"
+  fi
+done
 print_table
 [ $failed -eq 0 ] && echo "PASSED" || echo "FAILED"
 exit $failed
