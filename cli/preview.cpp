@@ -10,7 +10,7 @@ void show_preview(const Image& picture) {
     say("no preview: the output is no terminal with colours; CLICOLOR_FORCE=1 makes one regardless");
     return;
   }
-  fmt::print("{}", terminal_preview(picture, terminal_columns()));
+  fmt::print("{}", terminal_preview(picture, terminal_columns(stdout)));
 }
 
 }  // namespace dino

@@ -2,7 +2,6 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "visualize/report/run_comparison.h"
-#include "visualize/terminal_preview.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -71,7 +70,7 @@ int compare_command(const CompareOptions& options) {
     print_json(comparison_json(read.histories));
     return 0;
   }
-  const int columns = options.width > 0 ? options.width : terminal_columns();
+  const int columns = options.width > 0 ? options.width : terminal_columns(stdout);
   fmt::print("{}", compare_runs(read.histories, {.columns = columns, .color = shows_colors(stdout)}));
   return 0;
 }

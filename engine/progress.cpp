@@ -3,7 +3,6 @@
 #include "engine/terminal.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -24,11 +23,6 @@ constexpr double kPaceSpacing_s = 0.5;
 void print_or_not(std::FILE* out, const std::string& text) {
   std::fputs(text.c_str(), out);
   std::fflush(out);
-}
-
-std::size_t terminal_columns(std::FILE* out) {
-  winsize size{};
-  return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
 }  // namespace
@@ -106,7 +100,7 @@ void Progress::draw(std::string_view details) {
     for (int i = 0; i < kBarWidth; ++i) bar += i < full ? '#' : '.';
     line = fmt::format("[{}] {}", bar, line);
     // A line that wraps cannot be overwritten.
-    line.resize(std::min(line.size(), terminal_columns(out_) - 1));
+    line.resize(std::min(line.size(), static_cast<std::size_t>(terminal_columns(out_)) - 1));
     print_or_not(out_, "\r\033[K" + line);
   } else {
     print_or_not(out_, line + '\n');

@@ -16,4 +16,8 @@ bool is_live_terminal(std::FILE* out);
 /// (https://bixense.com/clicolors) says otherwise; anywhere with CLICOLOR_FORCE, which NO_COLOR outvotes.
 bool shows_colors(std::FILE* out);
 
+/// How wide lines on `out` may be: COLUMNS where it is a number (1 to 10000), else the terminal's width, and 80 where
+/// `out` is none.
+int terminal_columns(std::FILE* out);
+
 }  // namespace dino

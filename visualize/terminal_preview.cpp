@@ -1,8 +1,6 @@
 #include "visualize/terminal_preview.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -56,11 +54,6 @@ std::string terminal_preview(const Image& picture, int columns) {
     text += "\x1b[0m\n";
   }
   return text;
-}
-
-int terminal_columns() {
-  winsize size{};
-  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
 }  // namespace dino

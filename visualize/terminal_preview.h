@@ -11,7 +11,4 @@ namespace dino {
 /// narrower than `columns` stays at its size. Each line ends with the colours reset and a line feed.
 std::string terminal_preview(const Image& picture, int columns);
 
-/// Width of the terminal that standard output goes to; 80 where it is none.
-int terminal_columns();
-
 }  // namespace dino

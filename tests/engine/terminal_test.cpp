@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <map>
@@ -58,7 +59,7 @@ using Variables = std::map<std::string, std::string>;
 class Environment {
  public:
   explicit Environment(const Variables& values) {
-    for (const char* name : {"NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"}) {
+    for (const char* name : {"NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM", "COLUMNS"}) {
       const char* before = getenv(name);
       before_[name] = before == nullptr ? std::nullopt : std::optional<std::string>(before);
       const auto at = values.find(name);
@@ -106,6 +107,29 @@ TEST_CASE("colours and live lines belong on terminals that are not told otherwis
     CHECK_FALSE(is_live_terminal(file));
     CHECK(shows_colors(file) == c.colored_file);
   }
+  std::fclose(file);
+}
+
+TEST_CASE("lines are as wide as COLUMNS says, or the terminal") {
+  const FakeTerminal terminal;
+  const winsize size{.ws_row = 24, .ws_col = 33, .ws_xpixel = 0, .ws_ypixel = 0};
+  REQUIRE(ioctl(fileno(terminal.out()), TIOCSWINSZ, &size) == 0);
+  const test::TemporaryFolder folder;
+  std::FILE* file = std::fopen((folder.path() / "log").c_str(), "w");
+  REQUIRE(file != nullptr);
+  {
+    const Environment environment(Variables{{"COLUMNS", "60"}});
+    CHECK(terminal_columns(terminal.out()) == 60);
+    CHECK(terminal_columns(file) == 60);
+  }
+  for (const char* useless : {"", "0", "-3", "many", "60x", "99999999999"}) {
+    INFO(useless);
+    const Environment environment(Variables{{"COLUMNS", useless}});
+    CHECK(terminal_columns(terminal.out()) == 33);
+    CHECK(terminal_columns(file) == 80);
+  }
+  const Environment environment(Variables{});
+  CHECK(terminal_columns(terminal.out()) == 33);
   std::fclose(file);
 }
 
