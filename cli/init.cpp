@@ -1,11 +1,13 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/output.h"
+#include "cli/run_facts.h"
 #include "data/dataset.h"
 #include "data/survey.h"
 #include "engine/files.h"
 #include "engine/progress.h"
 #include "kernels/common/error.h"
+#include "train/precision.h"
 #include "train/stop_signal.h"
 #include "train/suggested_config.h"
 
@@ -101,6 +103,22 @@ nlohmann::ordered_json to_json(const DataSummary& s, const MachineSummary& machi
   return json;
 }
 
+/// The machine, with its largest batch as `plan` finds it, where it is here. `images` must outlive the summary.
+MachineSummary machine_for(const std::string& device, const Dataset& images) {
+  MachineSummary machine = summarize_machine(device);
+  if (machine.memory_bytes == 0) return machine;  // a GPU that is not here
+  const std::unique_ptr<Context> context = open_machine(device, 0);
+  const MemoryLimits limits = memory_limits(*context);
+  machine.memory_bytes =
+      machine.has_gpu ? limits.device_bytes : std::min({limits.device_bytes, limits.host_bytes, limits.address_bytes});
+  machine.largest_batch = [limits, on = context->device(), &images](const TrainConfig& config, int most) {
+    const RunFacts facts = run_facts(config, on, compute_type_for(config.precision, on), &images,
+                                     most_knn_pictures(config, images.size()));
+    return largest_batch(config, facts, limits, most);
+  };
+  return machine;
+}
+
 int init(const InitCommand& options) {
   const fs::path out(options.out);
   require(!fs::exists(fs::symlink_status(out)), "init", "{} exists already, and nothing is overwritten; try --out FILE",
@@ -110,6 +128,8 @@ int init(const InitCommand& options) {
   const bool text = !options.json;
   if (text) report("{}", images->summary());
 
+  // Before the survey, whose threads take addresses that a run will have.
+  const MachineSummary machine = machine_for(options.device, *images);
   const StopSignal stop;
   DataSummary summary;
   try {
@@ -125,7 +145,6 @@ int init(const InitCommand& options) {
   require(summary.broken < summary.looked_at, "init", "none of {} pictures can be read, such as: {}", summary.looked_at,
           summary.broken_example);
 
-  const MachineSummary machine = summarize_machine(options.device);
   SuggestedConfig suggested = suggest_config(summary, machine);
   suggested.config.data_path = options.images;
   suggested.config.output_dir = "runs/" + name_of_run(options.images);

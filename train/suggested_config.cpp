@@ -1,6 +1,6 @@
 #include "train/suggested_config.h"
 
-#include "train/student_teacher.h"
+#include "engine/host_memory.h"
 
 #include <fmt/format.h>
 
@@ -43,11 +43,11 @@ class Suggestion {
   SuggestedConfig make() {
     choose_crops();
     choose_network();
-    choose_batch();
     choose_length();
+    choose_knn();
+    choose_batch();
     choose_teacher();
     choose_colors();
-    choose_knn();
     choose_run();
     add_notes();
     return std::move(result_);
@@ -124,14 +124,15 @@ class Suggestion {
     const int most = floor_power_of_two(std::max<std::int64_t>(1, n / 8));
     if (batch > most) {
       batch = most;
-      reason = "at least eight steps an epoch";
+      reason = n < 8 ? "a step for each of so few pictures" : "at least eight steps an epoch";
     }
-    if (machine_.memory_bytes > 0) {
-      // Half of the memory: the rest is for weights, moments, workspaces and the estimate's error.
-      const double each = activation_bytes_per_image(c_, machine_.has_gpu);
-      while (batch > 1 && batch * each > 0.5 * static_cast<double>(machine_.memory_bytes)) {
-        batch /= 2;
-        reason = fmt::format("what {} GiB of memory hold; accumulation makes it larger", machine_.memory_bytes >> 30);
+    if (machine_.largest_batch) {
+      const int fitting = machine_.largest_batch(c_, batch);
+      nothing_fits_ = fitting < 1;
+      if (fitting < batch) {
+        batch = floor_power_of_two(std::max(1, fitting));
+        reason = fmt::format("what {} of memory hold; accumulation makes it larger",
+                             format_bytes(static_cast<double>(machine_.memory_bytes)));
       }
     }
     set("batch_size_per_gpu", &C::batch_size_per_gpu, batch, reason);
@@ -153,24 +154,32 @@ class Suggestion {
     } else {
       const double images = 2e5 * machine_.cores;
       epochs = std::clamp(images / n, 10.0, 200.0);
-      reason = images / n < 10 ? fmt::format("the least that is worth it, and long on {} cores", machine_.cores)
-                               : fmt::format("hours on {} cores; more passes do better", machine_.cores);
+      reason = images / n < 10    ? fmt::format("the least that is worth it, and long on {} cores", machine_.cores)
+               : images / n > 200 ? std::string("few pictures: many passes")
+                                  : fmt::format("hours on {} cores; more passes do better", machine_.cores);
     }
-    set("epochs", &C::epochs, tidy(epochs), reason);
-    set("warmup_epochs", &C::warmup_epochs, std::clamp(c_.epochs / 10, 1, 10), "a tenth of the run");
+    set("epochs", &C::epochs, tidy(epochs), reason + "; `plan` tells the time");
+    set("warmup_epochs", &C::warmup_epochs, std::clamp(c_.epochs / 10, 1, 10),
+        c_.epochs > 100 ? "as the official" : "a tenth of the run");
   }
 
   void choose_teacher() {
     const double average = kTeacherAverageOfEpoch * static_cast<double>(steps_per_epoch_);
     const double momentum = std::clamp(1 - 1 / std::max(1.0, average), 0.99, 0.9995);
-    set("momentum_teacher", &C::momentum_teacher, round_to_parts(momentum, 10'000),
-        fmt::format("averages over a fifth of an epoch's {} steps, as the official 0.996 of 1251", steps_per_epoch_));
+    const std::string why =
+        1 - 1 / average < 0.99
+            ? fmt::format("averages over 100 steps, where an epoch has {}: less is unsteady", steps_per_epoch_)
+        : momentum == 0.9995
+            ? fmt::format("averages over 2000 of an epoch's {} steps: more is slow", steps_per_epoch_)
+            : fmt::format("averages over a fifth of an epoch's {} steps, as the official 0.996 of 1251",
+                          steps_per_epoch_);
+    set("momentum_teacher", &C::momentum_teacher, round_to_parts(momentum, 10'000), why);
     if (data_.pictures >= kMillion) return;
     set("warmup_teacher_temp", &C::warmup_teacher_temp, 0.03,
         "short runs need a sharp teacher, or its outputs stay uniform");
     set("teacher_temp", &C::teacher_temp, 0.04, "after the warm-up; higher is unstable");
     set("warmup_teacher_temp_epochs", &C::warmup_teacher_temp_epochs, std::clamp(c_.epochs / 20, 1, 30),
-        "the first twentieth of the run");
+        c_.epochs > 600 ? "as in the official runs" : "the first twentieth of the run");
   }
 
   void choose_colors() {
@@ -206,9 +215,13 @@ class Suggestion {
   void add_notes() {
     auto& notes = result_.notes;
     if (data_.pictures < 1000)
-      notes.push_back(
-          "few pictures: self-supervised learning from scratch needs thousands; starting from trained weights (the "
-          "key init) helps");
+      notes.push_back(fmt::format(
+          "few pictures{}: self-supervised learning from scratch needs thousands; starting from trained weights (the "
+          "key init) helps",
+          data_.pictures < 50 ? ", which show that a run works and little else" : ""));
+    if (nothing_fits_)
+      notes.push_back(fmt::format("not even a batch of 1 fits into {}; `dino_cuda plan` shows what takes how much",
+                                  format_bytes(static_cast<double>(machine_.memory_bytes))));
     if (!machine_.has_gpu && data_.pictures > 200'000)
       notes.push_back("this many pictures are work for a GPU; on this CPU take a part: a text file that lists some");
     if (data_.broken > 0)
@@ -234,25 +247,10 @@ class Suggestion {
   SuggestedConfig result_;
   TrainConfig& c_ = result_.config;
   std::int64_t steps_per_epoch_ = 1;
+  bool nothing_fits_ = false;
 };
 
 }  // namespace
-
-double activation_bytes_per_image(const TrainConfig& config, bool bf16) {
-  const VitConfig vit = vit_config(config);
-  const auto tokens = [&](int side) { return std::pow(side / config.patch_size, 2) + 1; };
-  const double student =
-      2 * tokens(config.global_crops_size) + config.local_crops_number * tokens(config.local_crops_size);
-  // Of each block: the residual stream twice, both norms, q, k and v, what attention gives, and the hidden layer before
-  // and after its GELU: 2 + 2 + 3 + 1 + 2 · 4 widths; gradients add a half. The teacher keeps no block.
-  const double per_block = 16.0 * 1.5 * vit.embed_dim;
-  // Logits and their gradient, and the head's hidden layers.
-  const double per_view = 2.0 * config.out_dim + 6.0 * config.head_hidden_dim;
-  const double views = 4 + config.local_crops_number;
-  const double pixels = 3.0 * (2 * std::pow(config.global_crops_size, 2) +
-                               config.local_crops_number * std::pow(config.local_crops_size, 2));
-  return (student * per_block * vit.depth + views * per_view + 2 * pixels) * (bf16 ? 2 : 4);
-}
 
 SuggestedConfig suggest_config(const DataSummary& data, const MachineSummary& machine) {
   return Suggestion(data, machine).make();

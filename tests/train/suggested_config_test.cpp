@@ -1,6 +1,7 @@
 #include "train/suggested_config.h"
 
 #include "tests/support/catch.h"
+#include "train/memory_plan.h"
 #include "train/schedules.h"
 
 #include <fmt/format.h>
@@ -15,7 +16,16 @@ namespace {
 constexpr std::size_t kGiB = std::size_t{1} << 30;
 const MachineSummary kLaptop{.has_gpu = false, .memory_bytes = 16 * kGiB, .cores = 2};
 const MachineSummary kH200{.has_gpu = true, .memory_bytes = 139 * kGiB, .cores = 16};
-const MachineSummary kSmallGpu{.has_gpu = true, .memory_bytes = 8 * kGiB, .cores = 8};
+/// What a run on a GPU of so much memory would find there.
+const RunFacts kGpuFacts{.device = Device::cuda, .compute_type = DType::bfloat16, .loader_threads = 8};
+MachineSummary gpu_of(std::size_t bytes) {
+  return {.has_gpu = true,
+          .memory_bytes = bytes,
+          .cores = 8,
+          .largest_batch = [bytes](const TrainConfig& config, int most) {
+            return largest_batch(config, kGpuFacts, {.device_bytes = bytes}, most);
+          }};
+}
 
 DataSummary pictures(std::int64_t count, int side_px, std::int64_t classes, std::int64_t test = 0) {
   DataSummary s;
@@ -75,7 +85,12 @@ void check_sound(const DataSummary& data, const MachineSummary& machine) {
 }  // namespace
 
 TEST_CASE("suggestions are sound for every kind of data and machine") {
-  for (const MachineSummary& machine : {kLaptop, kH200, kSmallGpu, MachineSummary{}}) {
+  MachineSummary tight = kH200;  // one that holds three images at most
+  tight.memory_bytes = kGiB;
+  tight.largest_batch = [](const TrainConfig&, int most) { return std::min(most, 3); };
+  MachineSummary hopeless = kLaptop;
+  hopeless.largest_batch = [](const TrainConfig&, int) { return 0; };
+  for (const MachineSummary& machine : {kLaptop, kH200, tight, hopeless, MachineSummary{}}) {
     for (const std::int64_t count : {1, 2, 7, 9, 40, 200, 1000, 9469, 50'000, 100'000, 1'281'167, 14'000'000}) {
       for (const int side : {2, 8, 20, 28, 32, 64, 96, 100, 224, 375, 4000}) {
         for (const std::int64_t classes : {0, 1, 10}) {
@@ -125,11 +140,56 @@ TEST_CASE("suggestion for 1.2 million photographs on a GPU is the official recip
   expected.num_workers = 0;
   CHECK(s.config == expected);
   CHECK(s.notes.empty());
-  // A smaller card takes fewer pictures at once, and a slower teacher.
-  const TrainConfig small = suggest_config(pictures(1'281'167, 375, 1000), kSmallGpu).config;
-  CHECK(small.batch_size_per_gpu < 256);
-  CHECK(small.momentum_teacher > expected.momentum_teacher);
-  CHECK(activation_bytes_per_image(small, true) * small.batch_size_per_gpu <= 4.0 * kGiB);
+}
+
+TEST_CASE("a suggested batch is the largest power of two that a run's own count of memory finds room for") {
+  const DataSummary data = pictures(1'281'167, 375, 1000);
+  const std::size_t bytes = 8 * kGiB;
+  const SuggestedConfig s = suggest_config(data, gpu_of(bytes));
+  const int batch = s.config.batch_size_per_gpu;
+  CHECK(batch < 256);
+  TrainConfig twice = s.config;
+  twice.batch_size_per_gpu = 2 * batch;
+  CHECK(fits(plan_memory(s.config, kGpuFacts), Device::cuda, {.device_bytes = bytes}));
+  CHECK_FALSE(fits(plan_memory(twice, kGpuFacts), Device::cuda, {.device_bytes = bytes}));
+  // Fewer pictures at once, and a slower teacher.
+  CHECK(s.config.momentum_teacher > 0.999);
+  CHECK(s.notes.empty());
+  CHECK(write_suggested_config(s, "test").find("what 8.00 GiB of memory hold") != std::string::npos);
+  // With room for all, it is what the data ask for.
+  CHECK(suggest_config(data, gpu_of(139 * kGiB)).config.batch_size_per_gpu == 256);
+  // With room for none, the user is told.
+  const SuggestedConfig none = suggest_config(data, gpu_of(1 << 20));
+  CHECK(none.config.batch_size_per_gpu == 1);
+  REQUIRE(none.notes.size() == 1);
+  CHECK(none.notes[0].find("not even a batch of 1 fits into 1 MiB") != std::string::npos);
+}
+
+TEST_CASE("reasons say what is so") {
+  const auto reason = [](const SuggestedConfig& s, const std::string& key) {
+    const auto at =
+        std::find_if(s.reasons.begin(), s.reasons.end(), [&](const ConfigReason& r) { return r.key == key; });
+    REQUIRE(at != s.reasons.end());
+    return at->reason;
+  };
+  const auto starts = [](const std::string& text, const std::string& with) { return text.rfind(with, 0) == 0; };
+  // 15 steps an epoch, 200 epochs: no fifth of an epoch, no tenth of the run, no hours.
+  const SuggestedConfig few = suggest_config(pictures(120, 96, 10), kLaptop);
+  CHECK(few.config.momentum_teacher == 0.99);
+  CHECK(starts(reason(few, "momentum_teacher"), "averages over 100 steps, where an epoch has 15"));
+  CHECK(few.config.warmup_epochs == 10);
+  CHECK(reason(few, "warmup_epochs") == "as the official");
+  CHECK(starts(reason(few, "epochs"), "few pictures: many passes"));
+  CHECK(reason(few, "batch_size_per_gpu") == "at least eight steps an epoch");
+  CHECK(reason(suggest_config(pictures(1, 96, 0), kLaptop), "batch_size_per_gpu") ==
+        "a step for each of so few pictures");
+  const SuggestedConfig many = suggest_config(pictures(50'000, 32, 10), kLaptop);
+  CHECK(starts(reason(many, "momentum_teacher"), "averages over a fifth of an epoch's 1562 steps"));
+  CHECK(starts(reason(many, "epochs"), "the least that is worth it"));
+  CHECK(reason(many, "warmup_epochs") == "a tenth of the run");
+  const SuggestedConfig most = suggest_config(pictures(14'000'000, 375, 10), kLaptop);
+  CHECK(most.config.momentum_teacher == 0.9995);
+  CHECK(starts(reason(most, "momentum_teacher"), "averages over 2000 of an epoch's 437500 steps"));
 }
 
 TEST_CASE("suggestion for 200 photographs in one folder") {
