@@ -140,17 +140,22 @@ const CommandEntry& entry_of(const std::vector<CommandEntry>& tree, const std::s
 
 void print_zsh(const std::vector<CommandEntry>& tree) {
   fmt::print(R"(#compdef dino_cuda
-# zsh completion of dino_cuda; made by `dino_cuda completion zsh`. Put it as _dino_cuda into a folder of $fpath.
+# zsh completion of dino_cuda; made by `dino_cuda completion zsh`. Put it as _dino_cuda into a folder of $fpath, or source it.
 _dino_cuda() {{
-  local command= i
+  local command= i prev=${{words[CURRENT-1]}}
   local -a entries
+  # --option=value is one word here.
+  if [[ ${{words[CURRENT]}} == --*=* ]]; then
+    prev=${{words[CURRENT]%%=*}}
+    compset -P 1 '*='
+  fi
   for ((i = 2; i < CURRENT; i++)); do
     case "$command:${{words[i]}}" in
 )");
   for_commands(tree, [](const std::string& pattern, const std::string& path) {
     fmt::print("      {}) command={} ;;\n", quoted(pattern), quoted(path));
   });
-  fmt::print("    esac\n  done\n  case \"$command:${{words[CURRENT-1]}}\" in\n");
+  fmt::print("    esac\n  done\n  case \"$command:$prev\" in\n");
   for (const CommandEntry& command : tree) {
     for (const OptionEntry& option : command.options) {
       if (option.kind == ArgumentKind::none) continue;
@@ -180,7 +185,10 @@ _dino_cuda() {{
       fmt::print("    {}) {} ;;\n", quoted(command.path), zsh_action(*argument));
     }
   }
-  fmt::print("  esac\n}}\n_dino_cuda \"$@\"\n");
+  // As a file of $fpath it is the function's body; sourced it has to be announced.
+  fmt::print(
+      "  esac\n}}\nif [[ $funcstack[1] == _dino_cuda ]]; then\n  _dino_cuda \"$@\"\nelse\n  compdef _dino_cuda "
+      "dino_cuda\nfi\n");
 }
 
 /// In single quotes of fish.
@@ -233,7 +241,8 @@ void add_completion_command(CLI::App& app, Run& run) {
   CLI::App* command = app.add_subcommand(
       "completion",
       "Print a script that lets a shell complete commands, options, their choices and the keys of a configuration.\n\n"
-      "  source <(dino_cuda completion bash)                                     in this shell\n"
+      "  source <(dino_cuda completion bash)                                     in this shell; zsh after compinit\n"
+      "  dino_cuda completion fish | source                                      likewise\n"
       "  dino_cuda completion bash > ~/.local/share/bash-completion/completions/dino_cuda\n"
       "  dino_cuda completion zsh > ~/.zsh/_dino_cuda                            a folder of $fpath\n"
       "  dino_cuda completion fish > ~/.config/fish/completions/dino_cuda.fish\n");

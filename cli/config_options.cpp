@@ -63,6 +63,10 @@ void refuse_extras(const CLI::App& command) {
     }
     const std::vector<std::string_view> names(options.begin(), options.end());
     const std::string name = word.substr(2, word.find('=') - 2);
+    if (name == "config") {
+      throw CLI::ValidationError(
+          "--config", fmt::format("unknown option; try dino_cuda {} config.toml, without it", command.get_name()));
+    }
     throw CLI::ValidationError("--" + name, fmt::format("unknown option; try --{}", nearest_name(name, names)));
   }
 }

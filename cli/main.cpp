@@ -33,9 +33,23 @@ std::string with_underscores(std::string argument) {
   return argument;
 }
 
+/// `help` and `help train` as `--help` and `train --help`.
+std::vector<std::string> with_help_as_option(std::vector<std::string> arguments) {
+  if (arguments.empty() || arguments.front() != "help") return arguments;
+  arguments.erase(arguments.begin());
+  arguments.emplace_back("--help");
+  return arguments;
+}
+
 /// Refuses a first word that is no command, with the one that was probably meant.
 void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>& arguments) {
-  if (arguments.empty() || arguments.front().starts_with('-')) return;
+  if (arguments.empty()) return;
+  if (arguments.front().starts_with('-')) {
+    const std::string option = arguments.front().substr(0, arguments.front().find('='));
+    if (app.get_option_no_throw(option) != nullptr) return;
+    throw CLI::ValidationError(
+        option, fmt::format("options stand behind their command; try dino_cuda COMMAND {}", arguments.front()));
+  }
   std::vector<std::string_view> names;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
     if (command->get_name() == arguments.front()) return;
@@ -50,6 +64,14 @@ std::string one_line(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   std::replace(text.begin(), text.end(), '\n', ' ');  // of CLI11 and toml++
   return dino::printable(text);
+}
+
+/// So that a whole folder's names behind a command that wants one do not fill the terminal.
+std::string shortened(const std::string& text) {
+  constexpr std::size_t kMost = 300;
+  if (text.size() <= kMost) return text;
+  const std::size_t end = text.rfind(' ', kMost);
+  return text.substr(0, end == std::string::npos ? kMost : end) + " ...";
 }
 
 /// -1 for a process on its own.
@@ -79,8 +101,8 @@ int run_program(int argc, char** argv) {
                        [] { return "dino_cuda " DINO_VERSION "\ndevice auto: " + dino::describe_automatic_device(); });
   app.require_subcommand(1);
   app.failure_message([](const CLI::App*, const CLI::Error& error) {
-    const std::string hint = one_line(error.what()).find("; try ") == std::string::npos ? "; try --help" : "";
-    return "dino_cuda: " + one_line(error.what()) + hint + "\n";
+    const std::string text = shortened(one_line(error.what()));
+    return "dino_cuda: " + text + (text.find("; try ") == std::string::npos ? "; try --help" : "") + "\n";
   });
   dino::Run run;
   dino::add_init_command(app, run);
@@ -103,7 +125,7 @@ int run_program(int argc, char** argv) {
   dino::add_man_command(app, run);
   dino::add_quiet_options(app);
 
-  std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::vector<std::string> arguments = with_help_as_option({argv + 1, argv + argc});
   const bool takes_keys = !arguments.empty() &&
                           (arguments.front() == "train" || arguments.front() == "bench" || arguments.front() == "plan");
   for (std::string& argument : arguments) {
