@@ -179,6 +179,12 @@ TEST_CASE("A folder without a run is refused in one line", "[report]") {
   const std::string message = error_of([&] { RunReader reader(folder.path()); });
   CHECK(contains(message, "no log.jsonl"));
   CHECK(contains(message, "; try "));
+  // Where runs are in it, one is named.
+  write_small_run(folder, "runs/b");
+  write_small_run(folder, "runs/a");
+  const std::string inside = error_of([&] { RunReader reader(folder.path() / "runs"); });
+  INFO(inside);
+  CHECK(inside.ends_with("; try " + (folder.path() / "runs" / "a").string()));
 }
 
 TEST_CASE("The verdict goes by the accuracy where there is one", "[report]") {
@@ -252,6 +258,23 @@ TEST_CASE("A finding that goes on counts, one that has ended does not", "[report
   folder.write("run/health.jsonl", R"({"step":19,"kind":"skipped_step","severity":"severe","state":"once"})"
                                    "\n");
   CHECK(answer() == Verdict::Answer::yes);
+  // A collapse that the run has found is named as one, and nothing on the page denies it.
+  for (const auto& [kind, headline] : {std::pair{"uniform_outputs", "No: it has collapsed to uniform outputs"},
+                                       {"one_output", "No: it has collapsed to one output"},
+                                       {"center_growing", "No: something is wrong"}}) {
+    INFO(kind);
+    folder.write(
+        "run/health.jsonl",
+        fmt::format(R"({{"step":9,"kind":"{}","severity":"severe","state":"begins","message":"all alike"}})", kind) +
+            "\n");
+    RunReader reader(folder.path() / "run");
+    const Verdict verdict = judge(reader.read());
+    CHECK(verdict.headline == headline);
+    const bool denied = std::any_of(verdict.evidence.begin(), verdict.evidence.end(), [](const std::string& line) {
+      return contains(line, "neither uniform nor all one");
+    });
+    CHECK(denied == (std::string(kind) == "center_growing"));
+  }
 }
 
 TEST_CASE("Runs of one name are told apart, and their configurations compared", "[report]") {

@@ -102,6 +102,7 @@ void write_long_run(const TemporaryFolder& folder, int epochs, int steps_per_epo
         line[network].push_back({{"k", k}, {"top1", 30 + 0.3 * epoch}, {"top5", 70}});
     }
     line["features"]["teacher"]["rank"] = 100.0 + epoch;
+    line["pixels"].push_back({{"k", 10}, {"top1", 31.5}, {"top5", 70}});
     knn += line.dump() + "\n";
     films += fmt::format("{{\"step\":{},\"epoch\":{},\"broken\":0}}\n", (epoch + 1) * steps_per_epoch - 1, epoch);
   }
@@ -219,6 +220,9 @@ TEST_CASE("A hundred epochs take less than 5 MB, with every picture noise", "[re
   CHECK(html.size() < 5'000'000);
   CHECK(nesting_mistake(html).empty());
   CHECK(count_of(html, "class=\"plot\"") == 13);
+  // A level that every evaluation names is drawn once.
+  CHECK(count_of(html, ">bare pixels<") == 1);
+  CHECK(count_of(html, ">untrained</text>") == 1);
   // The first and the last frame are among those shown.
   CHECK(count_of(html, "Attention of the pictures, ") == kFilmFrames);
   CHECK(count_of(html, "Attention of the pictures, untrained") == 1);

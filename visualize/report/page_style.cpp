@@ -86,14 +86,14 @@ footer { margin-top: 3rem; padding-top: 1rem; padding-bottom: 2rem; color: var(-
   .verdict { grid-template-columns: 1fr; padding: .9rem 1rem; } .verdict .mark { display: none; } .verdict .answer { font-size: 1.1rem; }
   .facts { grid-template-columns: 1fr 1fr; gap: .5rem; } .facts div { padding: .5rem .7rem; } .facts dd { font-size: 1.1rem; }
   .chart { padding: .7rem .75rem .5rem; } .film img { width: 68px; }
-  table { font-size: .84rem; } th, td { padding-right: .7rem; } th code { overflow-wrap: anywhere; } }
+  table { font-size: .84rem; } th, td { padding-right: .7rem; } td:not(.number) { min-width: 5.75rem; } th[scope=row] { min-width: 8rem; } th code { overflow-wrap: anywhere; } }
 @media print {
   @page { margin: 14mm; }
-  body { font-size: 10pt; background: #fff; } nav, .play { display: none; } h2, h3 { break-after: avoid; }
+  body { font-size: 10pt; background: #fff; } nav, .play { display: none; } h2, h3, h2 + p, h3 + p { break-after: avoid; } p { break-inside: avoid; }
   main, header, footer { max-width: none; padding: 0; }
   .verdict, .chart, .facts div { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .charts { grid-template-columns: 1fr 1fr; } .film { flex-wrap: wrap; overflow: visible; } .film .source { position: static; }
-  .film img { width: 52px; } .film figure { break-inside: avoid; } .film .dim { opacity: 1; } .cursor { display: none; } .scroll { overflow: visible; } details::details-content { content-visibility: visible; } }
+  .film img { width: 50px; } .film figcaption { font-size: 6.5pt; } .film figure { break-inside: avoid; } .film .dim { opacity: 1; } .cursor { display: none; } .scroll { overflow: visible; } details::details-content { content-visibility: visible; } }
 )css";
 
 const char* const kPageScript = R"js(

@@ -193,15 +193,17 @@ std::string knn_curve(const Page& page) {
   for (std::size_t i = 0; i < page.runs.size(); ++i) {
     ChartLine teacher{page.several() ? page.names[i] : "teacher", page.style(i), false, {}};
     ChartLine student{page.several() ? page.names[i] + ", student" : "student", page.style(i), true, {}};
+    std::optional<KnnScore> pixels;
     for (const KnnLine& line : page.runs[i]->knn) {
       const auto x = static_cast<double>(line.epoch + 1);
       if (const auto score = RunHistory::best(line.teacher))
         teacher.points.push_back({x, score->top1, score->top1, score->top1});
       if (const auto score = RunHistory::best(line.student))
         student.points.push_back({x, score->top1, score->top1, score->top1});
-      const auto pixels = RunHistory::best(line.pixels);
-      if (pixels && !page.several()) chart.levels.push_back({pixels->top1, "bare pixels"});
+      // Every evaluation repeats it.
+      if (const auto score = RunHistory::best(line.pixels)) pixels = score;
     }
+    if (pixels && !page.several()) chart.levels.push_back({pixels->top1, "bare pixels"});
     const KnnLine* untrained = page.runs[i]->untrained();
     const auto score = untrained != nullptr ? RunHistory::best(untrained->teacher) : std::nullopt;
     if (score && !page.several()) chart.levels.push_back({score->top1, "untrained"});
@@ -377,10 +379,11 @@ std::string findings(const Page& page) {
                                 : end == &line ? ""
                                                : fmt::format(" to step {}", end->step);
       of_run += fmt::format(
-          "<div class=\"finding{}\"><p><b>{}</b> {}</p><p>{}</p><p class=\"when\">{}, {} step {} (epoch "
+          "<div class=\"finding{}\"><p><b>{}</b> {}</p>{}<p class=\"when\">{}, {} step {} (epoch "
           "{}){}</p></div>\n",
           end == nullptr ? " open" : "", escape_html(line.severity), escape_html(line.message),
-          escape_html(line.advice), escape_html(line.kind), end == &line ? "at" : "from", line.step, line.epoch, until);
+          line.advice.empty() ? "" : "<p>Try: " + escape_html(line.advice) + ".</p>", escape_html(line.kind),
+          end == &line ? "at" : "from", line.step, line.epoch, until);
     }
     const auto broken = run.epochs.find("broken");
     if (broken != run.epochs.end() && broken->second.last() > 0) {

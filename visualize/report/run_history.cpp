@@ -117,9 +117,26 @@ const HealthLine* RunHistory::end_of(std::size_t at) const {
   return nullptr;
 }
 
+namespace {
+
+/// A run in a folder of runs, the first by name; or what one is.
+std::string run_to_try(const std::filesystem::path& folder) {
+  std::string first;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string path = at->path().string();
+    std::error_code none;
+    if (std::filesystem::is_regular_file(at->path() / "log.jsonl", none) && (first.empty() || path < first))
+      first = path;
+  }
+  return first.empty() ? "the output_dir of a training" : first;
+}
+
+}  // namespace
+
 RunReader::RunReader(std::filesystem::path folder) {
   require(std::filesystem::is_regular_file(folder / "log.jsonl"), "report",
-          "{} holds no run: there is no log.jsonl; try the output_dir of a training", folder.string());
+          "{} holds no run: there is no log.jsonl; try {}", folder.string(), run_to_try(folder));
   history_.folder = std::move(folder);
   const auto absolute = std::filesystem::absolute(history_.folder).lexically_normal();
   history_.name = (absolute.has_filename() ? absolute : absolute.parent_path()).filename().string();

@@ -88,7 +88,13 @@ Verdict judge(const RunHistory& run) {
   if (last && top > last->top1 + chance_points(last->top1, top, pictures))
     say(fmt::format("It has been better: {:.1f} % at best. That state is in best.safetensors.", top));
 
-  const Collapse collapse = collapse_of(run);
+  // What the run itself has found counts as well: it saw every step.
+  const auto findings = open_findings(run);
+  Collapse collapse = collapse_of(run);
+  for (const HealthLine* line : findings) {
+    collapse.uniform |= line->kind == "uniform_outputs";
+    collapse.one_output |= line->kind == "one_output";
+  }
   if (!entropy.empty() && prototypes) {
     say(fmt::format("Teacher entropy {} of at most {} nats{}.", short_number(entropy.recent()), short_number(most),
                     collapse.uniform      ? ": every picture gets the same, uniform output"
@@ -99,14 +105,12 @@ Verdict judge(const RunHistory& run) {
     say(fmt::format("Loss from {} to {}{}.", short_number(loss.first()), short_number(loss.recent()),
                     prototypes ? fmt::format(" (uniform outputs: {})", short_number(most)) : ""));
   if (!run.knn.empty() && run.knn.back().rank)
-    say(fmt::format("The features fill about {} directions{}.", short_number(*run.knn.back().rank),
-                    run.knn.front().rank && run.knn.size() > 1
-                        ? fmt::format(", at first {}", short_number(*run.knn.front().rank))
-                        : ""));
+    say(fmt::format(
+        "The features fill about {:.1f} directions{}.", *run.knn.back().rank,
+        run.knn.front().rank && run.knn.size() > 1 ? fmt::format(", at first {:.1f}", *run.knn.front().rank) : ""));
   if (run.skipped_steps > 0)
     say(fmt::format("{} steps were skipped: something in them was not finite.", run.skipped_steps));
 
-  const auto findings = open_findings(run);
   for (const HealthLine* line : findings) say("Warning: " + line->message);
   const bool severe =
       std::any_of(findings.begin(), findings.end(), [](const HealthLine* line) { return line->severity == "severe"; });
