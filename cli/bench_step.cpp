@@ -175,7 +175,7 @@ int bench_step(const StepOptions& options) {
     fmt::print("{}\n", json_text(json));
     return 0;
   }
-  fmt::print("{}, {} threads, {}\n", machine, threads, precision);
+  fmt::print("{}, {} thread{}, {}\n", machine, threads, threads == 1 ? "" : "s", precision);
   fmt::print("{} with patches of {} px, batch {} × {}, 2 crops of {} px and {} of {} px, K = {}\n\n", config.arch,
              config.patch_size, config.batch_size_per_gpu, config.accumulation, config.global_crops_size,
              config.local_crops_number, config.local_crops_size, config.out_dim);

@@ -101,8 +101,10 @@ Target find_target(const PlanOptions& options, const TrainConfig& config) {
   const std::string device = options.device.empty() ? config.device : options.device;
   target.context = open_machine(device, config.threads);
   target.device = target.context->device();
-  target.title = target.device == Device::cpu ? fmt::format("{}, {} threads", machine_name(), omp_get_max_threads())
-                                              : describe_device(*target.context, device);
+  const int threads = omp_get_max_threads();
+  target.title = target.device == Device::cpu
+                     ? fmt::format("{}, {} thread{}", machine_name(), threads, threads == 1 ? "" : "s")
+                     : describe_device(*target.context, device);
   target.limits = memory_limits(*target.context);
   target.limits_source =
       target.device == Device::cpu ? host_memory().limit : "free memory of the GPU, the program's share";

@@ -148,7 +148,8 @@ std::unique_ptr<Dataset> open_image_folder(const fs::path& folder, const std::ve
   scan.pictures.sort();
   const std::int64_t all = scan.pictures.size();
   if (scan.pictures.label(all - 1) < 0) {
-    std::string summary = fmt::format("{}: {} pictures without classes{}", folder.string(), all, left_out);
+    std::string summary =
+        fmt::format("{}: {} {} without classes{}", folder.string(), all, all == 1 ? "picture" : "pictures", left_out);
     return std::make_unique<FileDataset>(folder, std::move(scan.pictures), std::vector<std::string>{},
                                          std::move(summary), options);
   }

@@ -20,7 +20,8 @@ std::string list_of(const std::vector<CudaDevice>& devices) {
 }
 
 std::string describe_cpu(const std::string& obstacle) {
-  return fmt::format("CPU, {} threads{}", omp_get_max_threads(),
+  const int threads = omp_get_max_threads();
+  return fmt::format("CPU, {} thread{}{}", threads, threads == 1 ? "" : "s",
                      obstacle.empty() ? "" : fmt::format(" (no GPU: {})", obstacle));
 }
 
