@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/config_options.h"
 #include "cli/machine.h"
+#include "cli/output.h"
 #include "cli/rates.h"
 #include "cli/run_facts.h"
 #include "data/dataset.h"
@@ -467,7 +468,7 @@ nlohmann::ordered_json to_json(const Plan& plan) {
 int plan_command(const PlanOptions& options) {
   const Plan plan = make_plan(options);
   if (options.json) {
-    fmt::print("{}\n", to_json(plan).dump());
+    print_json(to_json(plan));
   } else {
     print_plan(plan);
   }
@@ -503,7 +504,7 @@ void add_plan_command(CLI::App& app, Run& run) {
   command->add_flag("--cpu_time", options->cpu_time,
                     "measure CPU time over the threads: what the machine would do if nobody else used it");
   command->add_flag("--no_speed", options->no_speed, "measure and predict no speed");
-  command->add_flag("--json", options->json, "print one JSON object");
+  add_json_option(*command, options->json);
   add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant
   command->callback([command, options, &run] {
