@@ -54,6 +54,17 @@ ViewSet linear_probe_views(int size_px, std::uint64_t seed) {
           }};
 }
 
+std::optional<TooManyBroken> too_many_broken(const BrokenImages& broken, std::int64_t pictures,
+                                             double max_broken_share) {
+  if (static_cast<double>(broken.count) <= max_broken_share * static_cast<double>(pictures)) return std::nullopt;
+  return TooManyBroken("loader",
+                       fmt::format("too many broken pictures; got {} of {}, expected at most {:g} % "
+                                   "(max_broken_share); the first is {}: {}; try mending or removing them, or a larger "
+                                   "max_broken_share",
+                                   broken.count, pictures, 100 * max_broken_share, broken.entries.front().name,
+                                   broken.entries.front().reason));
+}
+
 /// Batches under way form a queue in the order of delivery. Threads take single pictures from the first batch that
 /// has any left, so that batches are finished in order and the last pictures of one do not hold up the next.
 struct Loader::State {
@@ -191,12 +202,7 @@ struct Loader::State {
     ++broken.count;
     if (broken.entries.size() < BrokenImages::kMaxEntries) broken.entries.push_back(image);
     if (options.on_broken) options.on_broken(image);
-    if (static_cast<double>(broken.count) <= options.max_broken_share * static_cast<double>(source.size())) return;
-    throw TooManyBroken(
-        "loader", fmt::format("too many broken pictures; got {} of {}, expected at most {:g} % (max_broken_share); the "
-                              "first is {}: {}; try mending or removing them, or a larger max_broken_share",
-                              broken.count, source.size(), 100 * options.max_broken_share, broken.entries.front().name,
-                              broken.entries.front().reason));
+    if (const auto error = too_many_broken(broken, source.size(), options.max_broken_share)) throw *error;
   }
 
   /// Decodes the picture that is asked for or, where that is broken, the next good one; returns its number.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,10 @@ class TooManyBroken : public Error {
  public:
   using Error::Error;
 };
+
+/// The error where more than `max_broken_share` of so many pictures are broken, by name and reason of the first.
+std::optional<TooManyBroken> too_many_broken(const BrokenImages& broken, std::int64_t pictures,
+                                             double max_broken_share);
 
 struct LoaderOptions {
   int threads = 0;                    // 0: one per processor

@@ -138,9 +138,14 @@ void share_state(Communicator& communicator, StudentTeacher& networks, TrainingP
 }
 
 int largest_of_ranks(Communicator& communicator, int mine, std::string_view name) {
+  return largest_of_ranks(communicator, std::array{mine, mine}, name)[0];
+}
+
+std::array<int, 2> largest_of_ranks(Communicator& communicator, std::array<int, 2> mine, std::string_view name) {
   if (communicator.size() == 1) return mine;
-  const auto all = gather<int>(communicator, std::span<const int>(&mine, 1), name);
-  return *std::max_element(all.begin(), all.end());
+  const auto all = gather<int>(communicator, std::span<const int>(mine), name);
+  for (std::size_t i = 0; i < all.size(); ++i) mine[i % 2] = std::max(mine[i % 2], all[i]);
+  return mine;
 }
 
 }  // namespace dino

@@ -2,6 +2,7 @@
 
 #include "train/checkpoint.h"
 
+#include <array>
 #include <cstdint>
 
 namespace dino {
@@ -23,5 +24,7 @@ void share_state(Communicator& communicator, StudentTeacher& networks, TrainingP
 
 /// The largest of all ranks' numbers: whether any has received a signal, and which.
 int largest_of_ranks(Communicator& communicator, int mine, std::string_view name);
+/// The same of each of two.
+std::array<int, 2> largest_of_ranks(Communicator& communicator, std::array<int, 2> mine, std::string_view name);
 
 }  // namespace dino

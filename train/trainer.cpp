@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include "data/broken_image_list.h"
+#include "data/broken_of_ranks.h"
 #include "data/loader.h"
 #include "engine/progress.h"
 #include "engine/text.h"
@@ -26,10 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Every rank finds its own.
-std::string broken_list_name(int rank) {
-  return rank == 0 ? "broken_images.jsonl" : fmt::format("broken_images_{}.jsonl", rank);
-}
+constexpr const char* kBrokenList = "broken_images.jsonl";
 
 /// One run from its first (or next) step to its last.
 class Trainer {
@@ -52,8 +50,9 @@ class Trainer {
     }
     if (start == StartMode::resume || !config.init.empty()) share_state(communicator, networks_, position_);
     require_same_state(communicator, networks_, position_);
-    broken_list_.emplace(fs::path(config.output_dir) / broken_list_name(communicator.rank()),
-                         start == StartMode::resume);
+    if (writes()) broken_list_.emplace(fs::path(config.output_dir) / kBrokenList, start == StartMode::resume);
+    broken_ = std::make_unique<BrokenOfRanks>(communicator, images.size(), config.max_broken_share,
+                                              broken_list_ ? &*broken_list_ : nullptr);
     const SamplerOptions sampler{.size = images.size(),
                                  .batch = config.batch_size_per_gpu,
                                  .rank = communicator.rank(),
@@ -71,15 +70,15 @@ class Trainer {
     open_loader_ = [this, &images, sampler] {
       // A run that was stopped after the last batch of an epoch has yet to finish that epoch.
       const bool epoch_read = position_.batch == batches_per_epoch_;
-      loader_ = std::make_unique<Loader>(
-          images, sampler, training_views(config_),
-          LoaderOptions{.threads = config_.num_workers,
-                        .epoch = position_.epoch + (epoch_read ? 1 : 0),
-                        .batch = epoch_read ? 0 : position_.batch,
-                        .end_epoch = config_.epochs,
-                        .max_broken_share = config_.max_broken_share,
-                        .on_broken = [this](const BrokenImage& image) { broken_list_->add(image); },
-                        .augment = augment_on(config_, context_.device())});
+      loader_ =
+          std::make_unique<Loader>(images, sampler, training_views(config_),
+                                   LoaderOptions{.threads = config_.num_workers,
+                                                 .epoch = position_.epoch + (epoch_read ? 1 : 0),
+                                                 .batch = epoch_read ? 0 : position_.batch,
+                                                 .end_epoch = config_.epochs,
+                                                 .max_broken_share = broken_->max_broken_share_of_loader(),
+                                                 .on_broken = [this](const BrokenImage& image) { broken_->add(image); },
+                                                 .augment = augment_on(config_, context_.device())});
     };
     go_on();
   }
@@ -123,6 +122,12 @@ class Trainer {
           throw;
         }
         const Next next = decide();
+        if (const auto too_many = broken_->too_many()) {
+          finish_steps(progress);
+          save(kLastCheckpoint);
+          communicator_.barrier("the last checkpoint");
+          throw *too_many;
+        }
         if (next != Next::step) {
           finish_steps(progress);
           if (trouble_) settle(progress);
@@ -173,7 +178,8 @@ class Trainer {
   }
 
   /// What comes after a step: the next one, that one after saving, or saving and the end. The same on every rank: a
-  /// signal may reach them in different steps, or only one of them.
+  /// signal may reach them in different steps, or only one of them. Also tells of broken pictures, where there are new
+  /// ones.
   enum class Next { step, save, stop };
   Next decide() {
     // After the last step of an epoch it is saved anyway.
@@ -181,7 +187,9 @@ class Trainer {
     const bool save_is_due = writes() && !epoch_ends && folder_->save_is_due();
     constexpr int kSave = 1, kStop = 1000;
     const int mine = StopSignal::received() != 0 ? kStop + StopSignal::received() : save_is_due ? kSave : 0;
-    const int most = largest_of_ranks(communicator_, mine, "signals");
+    const int news = broken_->has_news() ? 1 : 0;
+    const auto [most, any_news] = largest_of_ranks(communicator_, {mine, news}, "signals");
+    if (any_news != 0) broken_->exchange();
     if (most >= kStop) signal_ = most - kStop;
     return most >= kStop ? Next::stop : most == kSave ? Next::save : Next::step;
   }
@@ -382,11 +390,8 @@ class Trainer {
   }
 
   PauseReport pause(std::int64_t epoch, Progress& progress) {
-    return {.epoch = epoch,
-            .position = position_,
-            .networks = networks_,
-            .progress = progress,
-            .broken = loader_->broken()};
+    return {
+        .epoch = epoch, .position = position_, .networks = networks_, .progress = progress, .broken = broken_->found()};
   }
 
   void finish_epoch(Progress& progress) {
@@ -411,11 +416,10 @@ class Trainer {
     if (config_.saveckp_freq > 0 && position_.epoch % config_.saveckp_freq == 0) {
       save(fmt::format("epoch_{:04}.safetensors", position_.epoch));
     }
-    const BrokenImages broken = loader_->broken();
+    const BrokenImages broken = broken_->found();
     if (broken.count > broken_reported_) {
       progress.message(fmt::format("{} broken pictures so far were replaced by others and listed in {}, such as {}",
-                                   broken.count, broken_list_name(communicator_.rank()),
-                                   printable(broken.entries.back().reason)));
+                                   broken.count, kBrokenList, printable(broken.entries.back().reason)));
       broken_reported_ = broken.count;
     }
     for (const auto& observer : observers_) observer->epoch_done(pause(epoch, progress));
@@ -437,7 +441,8 @@ class Trainer {
   const Evaluator& evaluator_;
   RunObservers observers_;
   std::optional<RunFolder> folder_;             // of rank 0
-  std::optional<BrokenImageList> broken_list_;  // each rank's own
+  std::optional<BrokenImageList> broken_list_;  // of rank 0
+  std::unique_ptr<BrokenOfRanks> broken_;
   StudentTeacher networks_;
   std::vector<std::string> start_notes_;  // about the weights that the run starts from
   TrainingPosition position_;

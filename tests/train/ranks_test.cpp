@@ -229,6 +229,65 @@ TEST_CASE("a run of N ranks that was stopped goes on with M ranks") {
   }
 }
 
+/// Three of 24 cannot be read.
+class SomeDamaged final : public ImageSource {
+ public:
+  std::int64_t size() const override { return drawn_.size(); }
+  void decode(std::int64_t index, Image& image) const override {
+    require(index % 7 != 3 || index > 17, "test", "damaged\n{}", index);
+    drawn_.decode(index, image);
+  }
+  std::int32_t label(std::int64_t index) const override { return drawn_.label(index); }
+  std::string name(std::int64_t index) const override { return drawn_.name(index); }
+
+ private:
+  DrawnPictures drawn_{24};
+};
+
+/// Remembers how many broken pictures a run told of last.
+class CountsBroken final : public RunObserver {
+ public:
+  explicit CountsBroken(std::int64_t& count) : count_(count) {}
+  void epoch_done(const PauseReport& report) override { count_ = report.broken.count; }
+
+ private:
+  std::int64_t& count_;
+};
+
+TEST_CASE("broken pictures that any rank finds are listed and counted by the first") {
+  const SomeDamaged images;
+  const TemporaryFolder folder;
+  for (const int ranks : {1, 3}) {
+    const std::filesystem::path output = folder.path() / fmt::format("{}", ranks);
+    std::int64_t told = 0;
+    const auto setup = [&](StartMode start, double share) {
+      return [&, start, share](int rank) {
+        RankSetup mine{.config = config_for(ranks, 1, output), .images = &images, .start = start};
+        mine.config.max_broken_share = share;
+        if (rank == 0) mine.observers.push_back(std::make_shared<CountsBroken>(told));
+        return mine;
+      };
+    };
+    // 3 of 24 are 12.5 %; a rank of three that reads a third of them is not meant to judge by its own.
+    for (const RankOutcome& outcome : train_on(ranks, setup(StartMode::fresh, 0.124)))
+      CHECK(contains(outcome.error, "too many broken pictures; got 3 of 24, expected at most 12.4 %"));
+    require_status(train_on(ranks, setup(StartMode::resume, 0.125)), 0);
+    CHECK(told == 3);
+    std::set<std::int64_t> listed;
+    for (const nlohmann::json& line : log_lines(output, "broken_images.jsonl")) {
+      const auto picture = line.at("picture").get<std::int64_t>();
+      CHECK(listed.insert(picture).second);
+      CHECK(line.at("name") == images.name(picture));
+      CHECK(line.at("reason") == fmt::format("[test] damaged\\x0a{}", picture));
+    }
+    CHECK(listed == std::set<std::int64_t>{3, 10, 17});
+    for (const auto& file : std::filesystem::directory_iterator(output)) {
+      const std::string name = file.path().filename().string();
+      CHECK((name == "broken_images.jsonl" || !name.starts_with("broken_images")));
+    }
+  }
+}
+
 TEST_CASE("a run is not resumed with steps of another size") {
   const DrawnPictures images(24);
   const TemporaryFolder folder;
