@@ -8,6 +8,7 @@
 #include "evaluate/linear_evaluation.h"
 #include "kernels/common/error.h"
 #include "models/json.h"
+#include "train/ranks.h"
 #include "train/stop_signal.h"
 
 #include <fmt/format.h>
@@ -37,7 +38,7 @@ const char* how_chosen(ChosenOn chosen_on) {
                                      : "on a held-out tenth of the training images";
 }
 
-nlohmann::ordered_json to_json(const LinearEvaluation& result, const LinearCommand& options) {
+nlohmann::ordered_json to_json(const LinearEvaluation& result, const LinearCommand& options, int ranks) {
   const LinearEvaluationOptions& e = options.evaluation;
   const std::size_t last = result.epochs.size() - 1;
   nlohmann::ordered_json json = {{"weights", options.network.weights},
@@ -51,7 +52,7 @@ nlohmann::ordered_json to_json(const LinearEvaluation& result, const LinearComma
                                  {"blocks", e.features.kind.blocks},
                                  {"average_patches", e.features.kind.average_patches},
                                  {"cached", e.cached},
-                                 {"batch", e.probe.batch},
+                                 {"batch", std::int64_t{e.probe.batch} * ranks},
                                  {"epochs", result.epochs.size()},
                                  {"epochs_wanted", e.probe.epochs},
                                  {"chosen_on", e.chosen_on == ChosenOn::test ? "test" : "held_out"},
@@ -97,8 +98,8 @@ void print_table(const LinearEvaluation& result, const LinearCommand& options) {
              how_chosen(e.chosen_on));
 }
 
-int eval_linear(LinearCommand options) {
-  OpenNetwork open(options.network);
+int eval_linear(LinearCommand options, OpenNetwork& open) {
+  Communicator& communicator = *open.machine.communicator;
   const VitConfig& config = open.backbone.vit.config();
   const auto train = open_labelled(options.train, "train");
   const auto test = open_labelled(options.test, "val");
@@ -121,30 +122,43 @@ int eval_linear(LinearCommand options) {
   e.chosen_on = options.choose == "test" ? ChosenOn::test : ChosenOn::held_out;
   e.state = options.state;
 
-  StageBars bars;
+  StageBars bars(open.first());
   const StopSignal stop;
   LinearEvaluation result;
+  // A signal may have reached only one of the ranks.
+  const auto signal = [&] { return largest_of_ranks(communicator, StopSignal::received(), "signals"); };
   try {
-    result = evaluate_linear(*open.context, open.backbone.vit, open.backbone.store, Network::student, *train, *test, e,
+    result = evaluate_linear(*open.context, communicator, open.backbone.vit, open.backbone.store, Network::student,
+                             *train, *test, e,
                              [&](const std::string& stage, std::int64_t done, std::int64_t total,
                                  const std::string& details) { bars.update(stage, done, total, details); });
   } catch (const Interrupted&) {
     bars.end();
-    say("dino_cuda: stopped before the end of the first epoch; there is nothing to report");
-    return 128 + StopSignal::received();
+    if (open.first()) say("dino_cuda: stopped before the end of the first epoch; there is nothing to report");
+    return 128 + signal();
   }
   bars.end();
+  const bool complete = static_cast<int>(result.epochs.size()) == e.probe.epochs;
+  const int status = complete ? 0 : options.state.empty() ? 128 + signal() : StopSignal::exit_status(signal());
+  communicator.barrier("the end");
+  if (!open.first()) return status;
   if (result.broken_images > 0) say("dino_cuda: {} images could not be read and were left out", result.broken_images);
   if (options.json) {
-    print_json(to_json(result, options));
+    print_json(to_json(result, options, communicator.size()));
   } else {
     print_table(result, options);
   }
-  if (static_cast<int>(result.epochs.size()) == e.probe.epochs) return 0;
+  if (complete) return 0;
   say("dino_cuda: stopped after {} of {} epochs; {}", result.epochs.size(), e.probe.epochs,
       options.state.empty() ? "nothing was kept but the numbers above; try --state FILE to be able to go on"
                             : "the same command with --resume goes on");
-  return options.state.empty() ? 128 + StopSignal::received() : StopSignal::exit_status(StopSignal::received());
+  return status;
+}
+
+int eval_linear(const LinearCommand& options) {
+  if (const auto status = launch_ranks(options.network.launch)) return *status;
+  OpenNetwork open(options.network);
+  return telling_ranks(*open.machine.communicator, [&] { return eval_linear(options, open); });
 }
 
 }  // namespace
@@ -161,10 +175,12 @@ void add_eval_linear(CLI::App& eval, Run& run) {
       "  dino_cuda eval linear … --cached                  features only once, for machines without a GPU\n"
       "  dino_cuda eval linear … --choose held-out         the choice of learning rate and epoch does not see the "
       "test\n"
-      "  dino_cuda eval linear … --state probe.safetensors --resume\n");
+      "  dino_cuda eval linear … --state probe.safetensors --resume\n"
+      "  dino_cuda eval linear … --gpus all                the images of a step are shared out, --batch to each\n");
   auto options = std::make_shared<LinearCommand>();
   LinearEvaluationOptions& e = options->evaluation;
   add_network_options(*command, options->network, true);
+  add_shared_network_options(*command, options->network);
   command->add_option("--train", options->train, "labelled images to train on")->required()->type_name("DIR");
   command->add_option("--test", options->test, "labelled images to classify")->required()->type_name("DIR");
   command->add_flag("--cached", e.cached,
@@ -185,7 +201,9 @@ void add_eval_linear(CLI::App& eval, Run& run) {
   command->add_option("--epochs", e.probe.epochs, "passes over the training images")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--batch", e.probe.batch, "images a step")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch", e.probe.batch, "images a step, of one rank")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--blocks", options->blocks, "CLS tokens of the last so many blocks (default: 4; ViT-B: 1)")
       ->check(CLI::PositiveNumber);
   command->add_flag("--average-patches", options->average_patches,

@@ -1,6 +1,9 @@
 #include "evaluate/linear_evaluation.h"
 
+#include "data/broken_of_ranks.h"
 #include "evaluate/held_out.h"
+#include "kernels/common/parallel.h"
+#include "train/ranks.h"
 #include "train/stop_signal.h"
 
 #include <fmt/format.h>
@@ -64,9 +67,11 @@ std::int32_t largest_label(const ImageSource& images, const char* what) {
 /// One run: the pictures, the classifiers and what they have reached.
 class LinearRun {
  public:
-  LinearRun(Context& context, const Vit& vit, const ParameterStore& store, Network network, const ImageSource& train,
-            const ImageSource& test, const LinearEvaluationOptions& options, const LinearProgress& progress)
+  LinearRun(Context& context, Communicator& communicator, const Vit& vit, const ParameterStore& store, Network network,
+            const ImageSource& train, const ImageSource& test, const LinearEvaluationOptions& options,
+            const LinearProgress& progress)
       : context_(context),
+        communicator_(communicator),
         vit_(vit),
         store_(store),
         network_(network),
@@ -83,11 +88,14 @@ class LinearRun {
     train_ = known_ ? known_.get() : &train;
     result_.classes = 1 + std::max(largest_label(train, "training"), largest_label(test, "test"));
     result_.width = options.features.kind.width(vit.config());
-    probe_.emplace(context, result_.width, result_.classes, options.probe);
+    probe_.emplace(context, communicator, result_.width, result_.classes, options.probe);
   }
 
   LinearEvaluation run() {
-    open_state();
+    if (!options_.state.empty() || communicator_.size() > 1) identity_ = make_identity();
+    require_same_on_ranks();
+    if (writes()) open_state();
+    share_state();
     const FeatureTable test = extract(test_, "test images");
     result_.test_images = test.rows();
     const FeatureTable asked = asked_ ? extract(*asked_, "held-out images") : FeatureTable{};
@@ -113,29 +121,44 @@ class LinearRun {
   template <typename AfterEpoch>
   void train_augmented(const AfterEpoch& after_epoch) {
     const LinearProbeOptions& probe = options_.probe;
-    Loader loader(
-        *train_,
-        {.size = train_->size(), .batch = probe.batch, .shuffle = true, .drop_last = false, .seed = probe.seed},
-        linear_probe_views(options_.features.crop_px, probe.seed),
-        {.threads = options_.features.threads,
-         .epoch = static_cast<std::int64_t>(result_.epochs.size()),
-         .end_epoch = probe.epochs});
+    BrokenOfRanks broken(communicator_, train_->size(), 1, nullptr);
+    Loader loader(*train_,
+                  {.size = train_->size(),
+                   .batch = probe.batch,
+                   .rank = communicator_.rank(),
+                   .ranks = communicator_.size(),
+                   .shuffle = true,
+                   .drop_last = false,
+                   .seed = probe.seed},
+                  linear_probe_views(options_.features.crop_px, probe.seed),
+                  {.threads = options_.features.threads,
+                   .epoch = static_cast<std::int64_t>(result_.epochs.size()),
+                   .end_epoch = probe.epochs,
+                   .on_broken = [&](const BrokenImage& image) { broken.add(image); }});
     result_.train_images = train_->size();
     Batch batch;
     std::vector<float> rows;
     EpochLoss loss(probe_->count());
     std::int64_t done = static_cast<std::int64_t>(result_.epochs.size()) * train_->size();
+    const std::int64_t extracted_broken = result_.broken_images;
     while (loader.next(batch)) {
-      StopSignal::check();
-      const int side = options_.features.crop_px;
-      const ConstArray pixels = batch.crops(0).reshaped({batch.size(), side, side, 3});
-      compute_features(context_, vit_, store_, network_, pixels, options_.features.kind, rows);
-      loss.add(probe_->step(rows, batch.labels, batch.epoch), batch.size());
-      done += batch.size();
-      if (batch.index + 1 == loader.batches_per_epoch()) after_epoch(loss.take());
+      check_signals();
+      const std::int64_t pictures = std::min(global_batch(), train_->size() - batch.index * global_batch());
+      rows.clear();
+      if (batch.size() > 0) {
+        const int side = options_.features.crop_px;
+        const ConstArray pixels = batch.crops(0).reshaped({batch.size(), side, side, 3});
+        compute_features(context_, vit_, store_, network_, pixels, options_.features.kind, rows);
+      }
+      loss.add(probe_->step(rows, batch.labels, pictures, batch.epoch), pictures);
+      done += pictures;
+      if (batch.index + 1 == loader.batches_per_epoch()) {
+        broken.exchange();
+        result_.broken_images = extracted_broken + broken.found().count;
+        after_epoch(loss.take(communicator_));
+      }
       report(done, train_->size());
     }
-    result_.broken_images += loader.broken().count;
   }
 
   template <typename AfterEpoch>
@@ -149,25 +172,35 @@ class LinearRun {
     EpochLoss loss(probe_->count());
     for (auto epoch = static_cast<std::int64_t>(result_.epochs.size()); epoch < probe.epochs; ++epoch) {
       const std::vector<std::int64_t> order = epoch_order(table.rows(), probe.seed, static_cast<std::uint64_t>(epoch));
-      for (std::size_t begin = 0; begin < order.size(); begin += static_cast<std::size_t>(probe.batch)) {
-        StopSignal::check();
-        const std::size_t end = std::min(order.size(), begin + static_cast<std::size_t>(probe.batch));
+      for (std::int64_t begin = 0; begin < table.rows(); begin += global_batch()) {
+        check_signals();
+        const std::int64_t pictures = std::min(global_batch(), table.rows() - begin);
+        const auto [first_mine, end_mine] = thread_range(pictures, communicator_.rank(), communicator_.size());
         rows.clear();
         labels.clear();
-        for (std::size_t i = begin; i < end; ++i) {
+        for (auto i = static_cast<std::size_t>(begin + first_mine); i < static_cast<std::size_t>(begin + end_mine);
+             ++i) {
           const auto row = static_cast<std::size_t>(order[i]);
           const auto first = table.values.begin() + static_cast<std::ptrdiff_t>(row * width);
           rows.insert(rows.end(), first, first + static_cast<std::ptrdiff_t>(width));
           labels.push_back(table.labels[row]);
         }
-        loss.add(probe_->step(rows, labels, epoch), static_cast<std::int64_t>(labels.size()));
+        loss.add(probe_->step(rows, labels, pictures, epoch), pictures);
       }
-      after_epoch(loss.take());
+      after_epoch(loss.take(communicator_));
       report((epoch + 1) * table.rows(), table.rows());
     }
   }
 
-  /// Mean of the batches' losses, weighted by their pictures.
+  bool writes() const { return communicator_.rank() == 0; }
+  /// Pictures of a step on all ranks.
+  std::int64_t global_batch() const { return std::int64_t{options_.probe.batch} * communicator_.size(); }
+  /// Throws Interrupted on every rank when a signal has reached any.
+  void check_signals() const {
+    if (largest_of_ranks(communicator_, StopSignal::received(), "signals") != 0) throw Interrupted();
+  }
+
+  /// Mean of the batches' losses, weighted by their pictures. Each rank adds its share of a batch's loss.
   class EpochLoss {
    public:
     explicit EpochLoss(int count) : sum_(static_cast<std::size_t>(count), 0.0) {}
@@ -175,8 +208,13 @@ class LinearRun {
       for (std::size_t l = 0; l < sum_.size(); ++l) sum_[l] += batch_loss[l] * static_cast<double>(pictures);
       pictures_ += pictures;
     }
-    std::vector<double> take() {
-      std::vector<double> mean = sum_;
+    /// Over all ranks; every rank calls it.
+    std::vector<double> take(Communicator& communicator) {
+      std::vector<double> all(sum_.size() * static_cast<std::size_t>(communicator.size()));
+      communicator.all_gather_host(std::as_bytes(std::span(sum_)), std::as_writable_bytes(std::span(all)),
+                                   "losses of the linear classifiers");
+      std::vector<double> mean(sum_.size(), 0.0);
+      for (std::size_t i = 0; i < all.size(); ++i) mean[i % mean.size()] += all[i];
       for (double& value : mean) value /= static_cast<double>(pictures_);
       std::fill(sum_.begin(), sum_.end(), 0.0);
       pictures_ = 0;
@@ -191,11 +229,13 @@ class LinearRun {
   FeatureTable extract(const ImageSource& images, const std::string& what) {
     FeatureOptions options = options_.features;
     options.normalized = false;
-    FeatureTable table = extract_features(
-        context_, vit_, store_, network_, images, options, [&](std::int64_t done, std::int64_t total, double wait_s) {
-          StopSignal::check();
-          if (progress_) progress_(what, done, total, fmt::format("| waited {:.1f} s for data", wait_s));
-        });
+    FeatureTable table =
+        extract_features(context_, communicator_, vit_, store_, network_, images, options,
+                         [&](std::int64_t done, std::int64_t total, double wait_s) {
+                           StopSignal::check();
+                           if (progress_)
+                             progress_(what, done, total, fmt::format("| waited {:.1f} s for data", wait_s));
+                         });
     result_.broken_images += table.broken.count;
     return table;
   }
@@ -235,7 +275,7 @@ class LinearRun {
     return {{"weights", weights_fingerprint(context_, store_, network_)},
             {"learning_rates", p.learning_rates},
             {"epochs", p.epochs},
-            {"batch", p.batch},
+            {"batch", global_batch()},
             {"momentum", p.momentum},
             {"seed", p.seed},
             {"blocks", f.kind.blocks},
@@ -254,7 +294,6 @@ class LinearRun {
       require(!options_.resume, kWhere, "there is no state file to resume from; try --state FILE");
       return;
     }
-    identity_ = make_identity();
     const std::string name = options_.state.string();
     const bool exists = std::filesystem::exists(options_.state);
     require(exists || !options_.resume, kWhere, "there is no {} to resume from; try without --resume", name);
@@ -272,14 +311,59 @@ class LinearRun {
     result_.epochs = epochs_from(Json::parse(file.metadata("epochs")));
   }
 
+  /// Throws Error on every rank, naming the first difference, where what is to be done is not the same on all.
+  void require_same_on_ranks() {
+    if (communicator_.size() == 1) return;
+    std::string first = identity_.dump();
+    share(first);
+    const Json of_first = Json::parse(first);
+    std::string difference;
+    for (const auto& [key, value] : identity_.items()) {
+      if (difference.empty() && of_first.at(key) != value)
+        difference = fmt::format("rank {} has {} {}, rank 0 has {}", communicator_.rank(), key, value.dump(),
+                                 of_first.at(key).dump());
+    }
+    difference.resize(512);
+    std::vector<char> all(difference.size() * static_cast<std::size_t>(communicator_.size()));
+    communicator_.all_gather_host(std::as_bytes(std::span(difference)), std::as_writable_bytes(std::span(all)),
+                                  "what is to be done");
+    for (std::size_t begin = 0; begin < all.size(); begin += difference.size()) {
+      const std::string text(all.data() + begin);
+      require(text.empty(), kWhere, "the ranks do not do the same: {}; try the same weights, images and options on all",
+              text);
+    }
+  }
+
+  /// Every rank gets the classifiers and scores of rank 0, which may have read them.
+  void share_state() {
+    if (communicator_.size() == 1) return;
+    std::string epochs = to_json(result_.epochs).dump();
+    share(epochs);
+    LinearProbe::State state = probe_->state();
+    for (std::vector<float>* values : {&state.parameters, &state.momentum})
+      communicator_.broadcast_host(std::as_writable_bytes(std::span(*values)), 0, kState);
+    probe_->set_state(state);
+    if (!writes()) result_.epochs = epochs_from(Json::parse(epochs));
+  }
+
+  void share(std::string& text) {
+    std::uint64_t size = text.size();
+    communicator_.broadcast_host(std::as_writable_bytes(std::span(&size, 1)), 0, kState);
+    text.resize(size);
+    communicator_.broadcast_host(std::as_writable_bytes(std::span(text)), 0, kState);
+  }
+
   void save_state() {
-    if (options_.state.empty()) return;
+    if (options_.state.empty() || !writes()) return;
     const LinearProbe::State state = probe_->state();
     write_safetensors(options_.state, probe_->arrays_of(state),
                       {{"linear", identity_.dump()}, {"epochs", to_json(result_.epochs).dump()}});
   }
 
+  static constexpr const char* kState = "the state of rank 0";
+
   Context& context_;
+  Communicator& communicator_;
   const Vit& vit_;
   const ParameterStore& store_;
   Network network_;
@@ -295,10 +379,11 @@ class LinearRun {
 
 }  // namespace
 
-LinearEvaluation evaluate_linear(Context& context, const Vit& vit, const ParameterStore& store, Network network,
-                                 const ImageSource& train, const ImageSource& test,
-                                 const LinearEvaluationOptions& options, const LinearProgress& progress) {
-  return LinearRun(context, vit, store, network, train, test, options, progress).run();
+LinearEvaluation evaluate_linear(Context& context, Communicator& communicator, const Vit& vit,
+                                 const ParameterStore& store, Network network, const ImageSource& train,
+                                 const ImageSource& test, const LinearEvaluationOptions& options,
+                                 const LinearProgress& progress) {
+  return LinearRun(context, communicator, vit, store, network, train, test, options, progress).run();
 }
 
 }  // namespace dino

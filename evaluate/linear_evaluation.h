@@ -54,11 +54,17 @@ using LinearProgress =
 /// Trains linear classifiers on frozen features of `train` and classifies `test` (official eval_linear.py). Labels
 /// start at 0. Work, unless cached: `epochs` passes of the network over all training pictures.
 ///
+/// With several ranks, each computes the features of its part of every batch, of N·B pictures; all return the same, as
+/// one rank with a batch of N·B to rounding, and the state of any number of ranks is one of another with the same N·B.
+/// Rank 0 alone reads and writes it. Every rank gives up the same epoch, wherever a signal arrives.
+///
 /// When a signal arrives (see StopSignal) the epoch under way is given up and what stood before it is returned; throws
 /// Interrupted where no epoch is complete. A resumed run ends in the same numbers as one that was never stopped. Throws
-/// Error where the state belongs to other weights, pictures or options, or stands in the way of a new run.
-LinearEvaluation evaluate_linear(Context& context, const Vit& vit, const ParameterStore& store, Network network,
-                                 const ImageSource& train, const ImageSource& test,
-                                 const LinearEvaluationOptions& options, const LinearProgress& progress = {});
+/// Error where the state belongs to other weights, pictures or options, or stands in the way of a new run, and where
+/// these differ between ranks.
+LinearEvaluation evaluate_linear(Context& context, Communicator& communicator, const Vit& vit,
+                                 const ParameterStore& store, Network network, const ImageSource& train,
+                                 const ImageSource& test, const LinearEvaluationOptions& options,
+                                 const LinearProgress& progress = {});
 
 }  // namespace dino

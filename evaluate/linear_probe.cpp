@@ -49,8 +49,9 @@ void LinearProbeOptions::check() const {
   require(momentum >= 0 && momentum < 1, kWhere, "the momentum must lie in [0, 1); got {}", momentum);
 }
 
-LinearProbe::LinearProbe(Context& context, std::int64_t width, int classes, const LinearProbeOptions& options)
-    : context_(context), options_(options), width_(width), classes_(classes) {
+LinearProbe::LinearProbe(Context& context, Communicator& communicator, std::int64_t width, int classes,
+                         const LinearProbeOptions& options)
+    : context_(context), communicator_(communicator), options_(options), width_(width), classes_(classes) {
   options.check();
   require(width >= 1 && classes >= 2, kWhere, "got features of width {} and {} classes, expected at least 1 and 2",
           width, classes);
@@ -67,7 +68,8 @@ LinearProbe::LinearProbe(Context& context, std::int64_t width, int classes, cons
 
 double LinearProbe::learning_rate(int classifier, std::int64_t epoch) const {
   const double cosine = std::cos(std::numbers::pi * static_cast<double>(epoch) / options_.epochs);
-  return options_.learning_rates.at(static_cast<std::size_t>(classifier)) * options_.batch / 256.0 * (1 + cosine) / 2;
+  const double batch = static_cast<double>(options_.batch) * communicator_.size();
+  return options_.learning_rates.at(static_cast<std::size_t>(classifier)) * batch / 256.0 * (1 + cosine) / 2;
 }
 
 Tensor LinearProbe::weights(const Tensor& flat) const {
@@ -95,30 +97,19 @@ Tensor LinearProbe::logits(std::span<const float> rows, std::int64_t count, Tens
 }
 
 std::vector<double> LinearProbe::step(std::span<const float> rows, std::span<const std::int32_t> labels,
-                                      std::int64_t epoch) {
+                                      std::int64_t all_rows, std::int64_t epoch) {
   const auto batch = static_cast<std::int64_t>(labels.size());
-  require(batch >= 1 && static_cast<std::int64_t>(rows.size()) == batch * width_, kWhere,
-          "got {} numbers for {} rows of {}", rows.size(), batch, width_);
+  require(all_rows >= std::max<std::int64_t>(1, batch) && static_cast<std::int64_t>(rows.size()) == batch * width_,
+          kWhere, "got {} numbers for {} rows of {}, of {} in all", rows.size(), batch, width_, all_rows);
   for (const std::int32_t label : labels)
     require(label >= 0 && label < classes_, kWhere, "got label {}, expected 0 to {}", label, classes_ - 1);
-  Tensor x;
-  const Tensor y = logits(rows, batch, x);
-
-  host_gradient_.resize(host_logits_.size());
-  std::vector<double> row_loss(static_cast<std::size_t>(batch * count()));
-  parallel_for(batch * count(), 64, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      row_loss[static_cast<std::size_t>(i)] =
-          cross_entropy(host_logits_.data() + i * classes_, classes_, labels[static_cast<std::size_t>(i / count())],
-                        1.0 / static_cast<double>(batch), host_gradient_.data() + i * classes_);
-    }
-  });
   std::vector<double> loss(static_cast<std::size_t>(count()), 0.0);
-  for (std::size_t i = 0; i < row_loss.size(); ++i) loss[i % loss.size()] += row_loss[i] / static_cast<double>(batch);
-
-  const Tensor dy = context_.from_host(ConstArray(host_gradient_.data(), y.shape()));
-  matmul({.a = dy.array(), .b = x.array(), .y = weights(gradient_).array(), .transpose_a = true}, context_.stream());
-  column_sum({.x = dy.array(), .y = biases(gradient_).array()}, context_.stream());
+  if (batch > 0) {
+    differentiate(rows, labels, all_rows, loss);
+  } else {
+    context_.stream().zero(gradient_.data(), gradient_.size_bytes());
+  }
+  communicator_.all_reduce_sum(gradient_.array(), context_.stream(), "gradients of the linear classifiers");
 
   std::vector<OptimizerSegment> segments;
   const auto add = [&](std::int64_t first, std::int64_t size) {
@@ -142,13 +133,38 @@ std::vector<double> LinearProbe::step(std::span<const float> rows, std::span<con
   return loss;
 }
 
+void LinearProbe::differentiate(std::span<const float> rows, std::span<const std::int32_t> labels,
+                                std::int64_t all_rows, std::vector<double>& loss) {
+  const auto batch = static_cast<std::int64_t>(labels.size());
+  const double share = 1.0 / static_cast<double>(all_rows);
+  Tensor x;
+  const Tensor y = logits(rows, batch, x);
+  host_gradient_.resize(host_logits_.size());
+  std::vector<double> row_loss(static_cast<std::size_t>(batch * count()));
+  parallel_for(batch * count(), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      row_loss[static_cast<std::size_t>(i)] =
+          cross_entropy(host_logits_.data() + i * classes_, classes_, labels[static_cast<std::size_t>(i / count())],
+                        share, host_gradient_.data() + i * classes_);
+    }
+  });
+  for (std::size_t i = 0; i < row_loss.size(); ++i)
+    loss[i % loss.size()] += row_loss[i] / static_cast<double>(all_rows);
+
+  const Tensor dy = context_.from_host(ConstArray(host_gradient_.data(), y.shape()));
+  matmul({.a = dy.array(), .b = x.array(), .y = weights(gradient_).array(), .transpose_a = true}, context_.stream());
+  column_sum({.x = dy.array(), .y = biases(gradient_).array()}, context_.stream());
+}
+
 std::vector<LinearScore> LinearProbe::evaluate(std::span<const float> rows, std::span<const std::int32_t> labels) {
   const auto n = static_cast<std::int64_t>(labels.size());
   require(n >= 1 && static_cast<std::int64_t>(rows.size()) == n * width_, kWhere, "got {} numbers for {} rows of {}",
           rows.size(), n, width_);
-  std::vector<std::int64_t> hits1(static_cast<std::size_t>(count()), 0), hits5 = hits1;
-  for (std::int64_t begin = 0; begin < n; begin += kRowsAtATime) {
-    const std::int64_t end = std::min(n, begin + kRowsAtATime);
+  const auto rates = static_cast<std::size_t>(count());
+  std::vector<std::int64_t> hits(2 * rates, 0);  // the best, then the best five
+  const auto [first, last] = thread_range(n, communicator_.rank(), communicator_.size());
+  for (std::int64_t begin = first; begin < last; begin += kRowsAtATime) {
+    const std::int64_t end = std::min(last, begin + kRowsAtATime);
     Tensor x;
     logits(rows.subspan(static_cast<std::size_t>(begin * width_), static_cast<std::size_t>((end - begin) * width_)),
            end - begin, x);
@@ -157,15 +173,20 @@ std::vector<LinearScore> LinearProbe::evaluate(std::span<const float> rows, std:
       if (label < 0 || label >= classes_) continue;  // a class that no training picture has is a miss
       for (int l = 0; l < count(); ++l) {
         const int rank = rank_of(host_logits_.data() + ((i - begin) * count() + l) * classes_, classes_, label);
-        hits1[static_cast<std::size_t>(l)] += rank < 1 ? 1 : 0;
-        hits5[static_cast<std::size_t>(l)] += rank < std::min(5, classes_) ? 1 : 0;
+        hits[static_cast<std::size_t>(l)] += rank < 1 ? 1 : 0;
+        hits[static_cast<std::size_t>(l) + rates] += rank < std::min(5, classes_) ? 1 : 0;
       }
     }
   }
+  std::vector<std::int64_t> all_hits(hits.size() * static_cast<std::size_t>(communicator_.size()));
+  communicator_.all_gather_host(std::as_bytes(std::span(hits)), std::as_writable_bytes(std::span(all_hits)),
+                                "hits of the linear classifiers");
+  std::fill(hits.begin(), hits.end(), 0);
+  for (std::size_t i = 0; i < all_hits.size(); ++i) hits[i % hits.size()] += all_hits[i];
   std::vector<LinearScore> scores;
-  for (std::size_t l = 0; l < hits1.size(); ++l)
-    scores.push_back({100.0 * static_cast<double>(hits1[l]) / static_cast<double>(n),
-                      100.0 * static_cast<double>(hits5[l]) / static_cast<double>(n)});
+  for (std::size_t l = 0; l < rates; ++l)
+    scores.push_back({100.0 * static_cast<double>(hits[l]) / static_cast<double>(n),
+                      100.0 * static_cast<double>(hits[l + rates]) / static_cast<double>(n)});
   return scores;
 }
 

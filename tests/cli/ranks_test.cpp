@@ -353,6 +353,61 @@ TEST_CASE("features and k-NN of several ranks are those of one") {
   CHECK(alone.at("knn").at(0).at("top1") == 100);  // each finds itself
 }
 
+TEST_CASE("a linear evaluation on several ranks is that of one, and goes on with another number") {
+  const Scene scene;
+  run_well(scene.train("run", 1));
+  const std::string weights = (scene.run("run") / "last.safetensors").string(), images = scene.images().string();
+  // The same pictures with other names are other pictures.
+  std::filesystem::copy(images, scene.run("test"), std::filesystem::copy_options::recursive);
+  for (const bool cached : {false, true}) {
+    const auto linear = [&](int ranks, int epochs, const std::string& state = "") {
+      Words words{"eval",      "linear",
+                  "--weights", weights,
+                  "--train",   images,
+                  "--test",    scene.run("test").string(),
+                  "--lr",      "0.1,0.3",
+                  "--epochs",  std::to_string(epochs),
+                  "--batch",   std::to_string(12 / ranks),
+                  "--threads", "1",
+                  "--json"};
+      if (cached) words.push_back("--cached");
+      if (!state.empty()) words = words + Words{"--state", scene.run(state).string()};
+      if (ranks > 1) words = words + Words{"--ranks", std::to_string(ranks)};
+      return words;
+    };
+    const auto check_same = [&](const Words& words, const nlohmann::json& expected) {
+      const Outcome outcome = run_well(words);
+      auto got = nlohmann::json::parse(outcome.output);  // one document: the other ranks print nothing
+      for (std::size_t l = 0; l < 2; ++l) {
+        const double loss = got.at("classifiers").at(l).at("loss").get<double>();
+        const double wanted = expected.at("classifiers").at(l).at("loss").get<double>();
+        CHECK(std::abs(loss - wanted) <= 1e-4);  // about 0.7; as in tests/evaluate/linear_probe_test.cpp
+        got["classifiers"][l]["loss"] = expected.at("classifiers").at(l).at("loss");
+      }
+      CHECK(got == expected);
+    };
+    const auto alone = nlohmann::json::parse(run_well(linear(1, 4)).output);
+    CHECK(alone.at("batch") == 12);
+    check_same(linear(3, 4), alone);
+
+    // Stopped by Ctrl-C, wherever that is, it goes on with another number of ranks.
+    const std::string state = cached ? "cached.safetensors" : "augmented.safetensors";
+    const auto whole = nlohmann::json::parse(run_well(linear(1, 300)).output);
+    Program program(linear(2, 300, state));
+    const auto epochs_done = [&] {
+      if (!std::filesystem::exists(scene.run(state))) return false;
+      return nlohmann::json::parse(SafetensorsFile::read(scene.run(state)).metadata("epochs")).size() >= 2;
+    };
+    while (program.is_running() && !epochs_done()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    program.send(SIGINT);
+    const Outcome stopped = program.wait();
+    INFO(stopped.errors);
+    CHECK(stopped.status == 128 + SIGINT);
+    CHECK(contains(stopped.errors, "of 300 epochs; the same command with --resume goes on"));
+    check_same(linear(3, 300, state) + Words{"--resume"}, whole);
+  }
+}
+
 TEST_CASE("launchers are told by their environment") {
   const auto world = [](const std::map<std::string, std::string>& variables) {
     return find_world([&](const char* name) -> std::optional<std::string> {

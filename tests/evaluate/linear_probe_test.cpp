@@ -1,9 +1,11 @@
 #include "evaluate/linear_probe.h"
 
 #include "data/sampler.h"
+#include "engine/communicators/threads.h"
 #include "evaluate/few_shot.h"
 #include "evaluate/held_out.h"
 #include "evaluate/linear_evaluation.h"
+#include "kernels/common/parallel.h"
 #include "models/vit.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
@@ -16,6 +18,7 @@
 #include <cmath>
 #include <csignal>
 #include <set>
+#include <thread>
 
 using namespace dino;
 using namespace dino::test;
@@ -106,9 +109,14 @@ struct TinyNetwork {
   TinyNetwork() { store.initialize(5); }
 
   LinearEvaluation evaluate(const LinearEvaluationOptions& options, const LinearProgress& progress = {}) const {
-    const DrawnPictures images(60);
+    SingleProcess communicator;
+    return evaluate(communicator, DrawnPictures(60), options, progress);
+  }
+  /// Of 60 pictures, 40 train.
+  LinearEvaluation evaluate(Communicator& communicator, const ImageSource& images,
+                            const LinearEvaluationOptions& options, const LinearProgress& progress = {}) const {
     const Subset train(images, indices(0, 40)), test(images, indices(40, 60));
-    return evaluate_linear(*context, vit, store, dino::Network::student, train, test, options, progress);
+    return evaluate_linear(*context, communicator, vit, store, dino::Network::student, train, test, options, progress);
   }
   static std::vector<std::int64_t> indices(std::int64_t begin, std::int64_t end) {
     std::vector<std::int64_t> result;
@@ -142,7 +150,8 @@ TEST_CASE("Every classifier of a probe takes the textbook's steps, each at its o
   const LinearProbeOptions options{
       .learning_rates = {0.01, 0.7}, .epochs = 4, .batch = 128, .momentum = 0.9, .seed = 3};
   const auto context = make_cpu_context();
-  LinearProbe probe(*context, width, classes, options);
+  SingleProcess communicator;
+  LinearProbe probe(*context, communicator, width, classes, options);
 
   const LinearProbe::State start = probe.state();
   const std::size_t weights = static_cast<std::size_t>(classes * width);
@@ -161,7 +170,8 @@ TEST_CASE("Every classifier of a probe takes the textbook's steps, each at its o
   for (int step = 0; step < 12; ++step) {
     const int epoch = step / 3;
     Points batch = clouds(classes, step % 3 == 2 ? 1 : 5, width, 1.0, static_cast<std::uint64_t>(step));
-    const std::vector<double> loss = probe.step(batch.rows, batch.labels, epoch);
+    const auto rows = static_cast<std::int64_t>(batch.labels.size());
+    const std::vector<double> loss = probe.step(batch.rows, batch.labels, rows, epoch);
     for (std::size_t l = 0; l < 2; ++l) {
       const double cosine = std::vector<double>{1.0, (1 + std::sqrt(0.5)) / 2, 0.5,
                                                 (1 - std::sqrt(0.5)) / 2}[static_cast<std::size_t>(epoch)];
@@ -186,9 +196,11 @@ TEST_CASE("Every classifier of a probe takes the textbook's steps, each at its o
 TEST_CASE("A probe's scores count ranks, and a classifier that has diverged gets nothing right") {
   const auto context = make_cpu_context();
   const Points train = clouds(7, 20, 9, 0.3, 1), test = clouds(7, 30, 9, 0.3, 2);
-  LinearProbe probe(*context, 9, 7, {.learning_rates = {0.5, 1e300}, .epochs = 1, .batch = 140, .momentum = 0.9});
+  SingleProcess communicator;
+  LinearProbe probe(*context, communicator, 9, 7,
+                    {.learning_rates = {0.5, 1e300}, .epochs = 1, .batch = 140, .momentum = 0.9});
   CHECK(probe.evaluate(test.rows, test.labels)[0].top1 < 60);
-  for (int step = 0; step < 60; ++step) probe.step(train.rows, train.labels, 0);
+  for (int step = 0; step < 60; ++step) probe.step(train.rows, train.labels, 140, 0);
   const std::vector<LinearScore> scores = probe.evaluate(test.rows, test.labels);
   CHECK(scores[0].top1 > 97);
   CHECK(scores[1].top1 == 0);
@@ -221,8 +233,9 @@ TEST_CASE("A probe's scores count ranks, and a classifier that has diverged gets
 
 TEST_CASE("Probe options that make no sense are refused") {
   const auto context = make_cpu_context();
+  SingleProcess communicator;
   const auto refused = [&](const LinearProbeOptions& options) {
-    CHECK_THROWS_AS(LinearProbe(*context, 4, 3, options), Error);
+    CHECK_THROWS_AS(LinearProbe(*context, communicator, 4, 3, options), Error);
   };
   refused({.learning_rates = {}});
   refused({.learning_rates = {0.1, -1}});
@@ -230,10 +243,12 @@ TEST_CASE("Probe options that make no sense are refused") {
   refused({.epochs = 0});
   refused({.batch = 0});
   refused({.momentum = 1});
-  CHECK_THROWS_AS(LinearProbe(*context, 4, 1, {}), Error);
-  LinearProbe probe(*context, 2, 3, {});
-  CHECK_THROWS_AS(probe.step(std::vector<float>{1, 2}, std::vector<std::int32_t>{3}, 0), Error);
-  CHECK_THROWS_AS(probe.step(std::vector<float>{1, 2, 3}, std::vector<std::int32_t>{0}, 0), Error);
+  CHECK_THROWS_AS(LinearProbe(*context, communicator, 4, 1, {}), Error);
+  LinearProbe probe(*context, communicator, 2, 3, {});
+  CHECK_THROWS_AS(probe.step(std::vector<float>{1, 2}, std::vector<std::int32_t>{3}, 1, 0), Error);
+  CHECK_THROWS_AS(probe.step(std::vector<float>{1, 2, 3}, std::vector<std::int32_t>{0}, 1, 0), Error);
+  CHECK_THROWS_AS(probe.step(std::vector<float>{1, 2}, std::vector<std::int32_t>{0}, 0, 0), Error);
+  CHECK_THROWS_AS(probe.step({}, {}, 0, 0), Error);
 }
 
 TEST_CASE("Linear features are the CLS tokens of the last blocks, or CLS and patch average interleaved") {
@@ -313,6 +328,215 @@ TEST_CASE("A linear evaluation learns, resumes to the same numbers, and refuses 
     other.state = folder.path() / "missing.safetensors";
     CHECK_THROWS_AS(net.evaluate(other), Error);
   }
+}
+
+namespace {
+
+/// What each of so many ranks, which are threads, returned or threw.
+struct OnRanks {
+  std::vector<LinearEvaluation> results;
+  std::vector<std::string> errors;
+
+  OnRanks(int ranks, const ImageSource& images, const std::function<LinearEvaluationOptions(int rank)>& options,
+          const LinearProgress& progress = {})
+      : results(static_cast<std::size_t>(ranks)), errors(results.size()) {
+    ThreadGroup group(ranks, 60);
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < ranks; ++rank) {
+      threads.emplace_back([&, rank] {
+        ThreadCommunicator communicator(group, rank);
+        const auto at = static_cast<std::size_t>(rank);
+        try {
+          results[at] = TinyNetwork().evaluate(communicator, images, options(rank), progress);
+        } catch (const Interrupted&) {
+          errors[at] = "interrupted";
+        } catch (const std::exception& error) {
+          errors[at] = error.what();
+          communicator.abort(error.what());
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+/// Steps of 12 pictures in all; 40 make three of them and one of 4.
+LinearEvaluationOptions options_for(int ranks) {
+  LinearEvaluationOptions options = small_options();
+  options.probe.batch = 12 / ranks;
+  options.features.threads = 1;
+  return options;
+}
+
+/// The same on every rank to the last bit, and up to the order of sums that of one rank: losses are about 0.7 from
+/// logits of 48 products, and 24 steps pass their roundings of 2^-24 on.
+void check_on_ranks(const OnRanks& got, const LinearEvaluation& expected) {
+  for (const std::string& error : got.errors) REQUIRE(error == "");
+  for (const LinearEvaluation& result : got.results) {
+    check_same(result, got.results[0]);
+    REQUIRE(result.epochs.size() == expected.epochs.size());
+    for (std::size_t e = 0; e < expected.epochs.size(); ++e) {
+      for (std::size_t l = 0; l < expected.epochs[e].loss.size(); ++l) {
+        CHECK(std::abs(result.epochs[e].loss[l] - expected.epochs[e].loss[l]) <= 1e-4);
+        CHECK(result.epochs[e].test[l].top1 == expected.epochs[e].test[l].top1);
+        CHECK(result.epochs[e].test[l].top5 == expected.epochs[e].test[l].top5);
+      }
+      REQUIRE(result.epochs[e].held_out.size() == expected.epochs[e].held_out.size());
+      for (std::size_t l = 0; l < expected.epochs[e].held_out.size(); ++l)
+        CHECK(result.epochs[e].held_out[l].top1 == expected.epochs[e].held_out[l].top1);
+    }
+    CHECK((result.best_epoch == expected.best_epoch && result.best_rate == expected.best_rate));
+    CHECK(result.train_images == expected.train_images);
+    CHECK(result.held_out_images == expected.held_out_images);
+    CHECK(result.test_images == expected.test_images);
+    CHECK(result.broken_images == expected.broken_images);
+  }
+}
+
+/// Some pictures cannot be read.
+class SomeDamaged final : public ImageSource {
+ public:
+  std::int64_t size() const override { return drawn_.size(); }
+  void decode(std::int64_t index, Image& image) const override {
+    require(index % 13 != 7, "test", "damaged");
+    drawn_.decode(index, image);
+  }
+  std::int32_t label(std::int64_t index) const override { return drawn_.label(index); }
+  std::string name(std::int64_t index) const override { return drawn_.name(index); }
+
+ private:
+  DrawnPictures drawn_{60};
+};
+
+}  // namespace
+
+TEST_CASE("Ranks that share a probe's rows take the steps of one, also where some have none") {
+  const int classes = 3;
+  const std::int64_t width = 13;
+  const auto train = [&](Communicator& communicator, LinearProbe::State& state, std::vector<double>& losses,
+                         std::vector<LinearScore>& scores) {
+    const auto context = make_cpu_context();
+    LinearProbe probe(*context, communicator, width, classes,
+                      {.learning_rates = {0.01, 0.7}, .epochs = 4, .batch = 12 / communicator.size(), .seed = 3});
+    for (int step = 0; step < 12; ++step) {
+      // 12 rows, and at every third step 3: fewer than 4 ranks.
+      const Points batch = clouds(classes, step % 3 == 2 ? 1 : 4, width, 1.0, static_cast<std::uint64_t>(step));
+      const auto rows = static_cast<std::int64_t>(batch.labels.size());
+      const auto [begin, end] = thread_range(rows, communicator.rank(), communicator.size());
+      const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
+      for (const double loss : probe.step(std::span(batch.rows).subspan(at(begin * width), at((end - begin) * width)),
+                                          std::span(batch.labels).subspan(at(begin), at(end - begin)), rows, step / 3))
+        losses.push_back(loss);
+    }
+    state = probe.state();
+    const Points test = clouds(classes, 30, width, 2.0, 99);
+    scores = probe.evaluate(test.rows, test.labels);
+  };
+  SingleProcess alone;
+  LinearProbe::State expected;
+  std::vector<double> expected_losses;
+  std::vector<LinearScore> expected_scores;
+  train(alone, expected, expected_losses, expected_scores);
+  CHECK(expected_scores[1].top1 > 50);
+  for (const int ranks : {2, 3, 4}) {
+    const auto count = static_cast<std::size_t>(ranks);
+    ThreadGroup group(ranks, 60);
+    std::vector<LinearProbe::State> states(count);
+    std::vector<std::vector<double>> losses(count);
+    std::vector<std::vector<LinearScore>> scores(count);
+    std::vector<std::thread> threads;
+    for (std::size_t r = 0; r < count; ++r) {
+      threads.emplace_back([&, r] {
+        ThreadCommunicator communicator(group, static_cast<int>(r));
+        train(communicator, states[r], losses[r], scores[r]);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (std::size_t r = 0; r < count; ++r) {
+      CHECK(states[r].parameters == states[0].parameters);
+      CHECK(states[r].momentum == states[0].momentum);
+      for (std::size_t l = 0; l < 2; ++l) {
+        CHECK(scores[r][l].top1 == expected_scores[l].top1);
+        CHECK(scores[r][l].top5 == expected_scores[l].top5);
+      }
+    }
+    check_close(flat(states[0].parameters), flat(expected.parameters), 1e-5, "parameters");
+    check_close(flat(states[0].momentum), flat(expected.momentum), 1e-4, "momentum");
+    for (std::size_t i = 0; i < expected_losses.size(); ++i) {
+      double sum = 0;
+      for (const auto& of_rank : losses) sum += of_rank.at(i);
+      CHECK(sum == Approx(expected_losses[i]).epsilon(1e-5));
+    }
+  }
+}
+
+TEST_CASE("A linear evaluation on N ranks with batch B is that of one with N·B, and goes on on M") {
+  const StopSignal none;
+  const TemporaryFolder folder;
+  const DrawnPictures good(60);
+  const SomeDamaged damaged;
+  for (const bool cached : {false, true}) {
+    for (const ImageSource* images :
+         {static_cast<const ImageSource*>(&good), static_cast<const ImageSource*>(&damaged)}) {
+      const auto options = [&](int ranks) {
+        LinearEvaluationOptions result = options_for(ranks);
+        result.cached = cached;
+        result.chosen_on = images == &good ? ChosenOn::test : ChosenOn::held_out;
+        return result;
+      };
+      SingleProcess alone;
+      const LinearEvaluation expected = TinyNetwork().evaluate(alone, *images, options(1));
+      CHECK(expected.broken_images == (images == &good ? 0 : 5));
+      for (const int ranks : {2, 3, 4})
+        check_on_ranks(OnRanks(ranks, *images, [&](int) { return options(ranks); }), expected);
+    }
+
+    const LinearEvaluation whole = [&] {
+      SingleProcess alone;
+      LinearEvaluationOptions options = options_for(1);
+      options.cached = cached;
+      return TinyNetwork().evaluate(alone, good, options);
+    }();
+    const auto with_state = [&](int ranks, bool resume) {
+      LinearEvaluationOptions options = options_for(ranks);
+      options.cached = cached;
+      options.state = folder.path() / fmt::format("{}.safetensors", cached);
+      options.resume = resume;
+      return options;
+    };
+    {
+      // One rank raises it; all give up the same epoch.
+      const StopSignal stop;
+      const OnRanks part(
+          3, good, [&](int) { return with_state(3, false); },
+          [&](const std::string& stage, std::int64_t done, std::int64_t, const std::string&) {
+            if (stage == "linear classifiers" && done >= 3 * 40 && StopSignal::received() == 0) std::raise(SIGINT);
+          });
+      for (const std::string& error : part.errors) CHECK(error == "");
+      for (const LinearEvaluation& result : part.results) CHECK(result.epochs.size() == 3);
+    }
+    const StopSignal forget;
+    const OnRanks other(2, good, [&](int rank) {
+      LinearEvaluationOptions options = with_state(2, true);
+      options.probe.batch = 5;
+      if (rank > 0) options.state = "a folder that only rank 0 has/state";
+      return options;
+    });
+    for (const std::string& error : other.errors) CHECK(error.find("its batch is 12, not 10") != std::string::npos);
+    check_on_ranks(OnRanks(2, good, [&](int) { return with_state(2, true); }), whole);
+  }
+}
+
+TEST_CASE("A linear evaluation whose ranks are given different things is refused on all") {
+  const StopSignal none;
+  const DrawnPictures images(60);
+  const OnRanks seeds(3, images, [](int rank) {
+    LinearEvaluationOptions options = options_for(3);
+    if (rank == 2) options.probe.seed = 5;
+    return options;
+  });
+  for (const std::string& error : seeds.errors)
+    CHECK(error.find("rank 2 has seed 5, rank 0 has 0") != std::string::npos);
 }
 
 TEST_CASE("What is held out decides, and is not trained on") {
