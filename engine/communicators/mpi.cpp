@@ -24,8 +24,10 @@ void* open_module() {
   constexpr const char* kName = "libdino_mpi.so";
   std::error_code none;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", none);
-  std::string reason = "it was not built: there was no MPI (package libopenmpi-dev)";
-  for (const auto& folder : {program.parent_path() / "lib", std::filesystem::path(DINO_MPI_MODULE_FOLDER)}) {
+  std::string reason = "it was not built, as there was no MPI (package libopenmpi-dev), or was not installed";
+  // As installed, in a bundle (scripts/bundle.sh), as built.
+  for (const auto& folder : {(program.parent_path() / DINO_MPI_FROM_PROGRAM).lexically_normal(),
+                             program.parent_path() / "lib", std::filesystem::path(DINO_MPI_MODULE_FOLDER)}) {
     if (!std::filesystem::exists(folder / kName, none)) continue;
     // MPI opens plug-ins of its own, which look for its symbols.
     if (void* module = dlopen((folder / kName).c_str(), RTLD_NOW | RTLD_GLOBAL)) return module;

@@ -99,6 +99,34 @@ TEST_CASE("What is installed serves a project of its own") {
   CHECK(declared.size() >= 14);
   CHECK(names == declared);
 
+#ifdef DINO_MPIEXEC
+  // Under mpirun the program opens the module that was installed and moved with it, not that of the build.
+  const fs::path module = libraries / "dino_cuda/libdino_mpi.so";
+  REQUIRE(fs::exists(module));
+  const fs::path ranks = folder.path() / "ranks", few = folder.path() / "few";
+  fs::create_directory(few);
+  for (int i = 0; i < 8; ++i) fs::copy_file(golden_dir() / "photo.png", few / (std::to_string(i) + ".png"));
+  const std::string said =
+      run(folder, "LD_DEBUG=files LD_DEBUG_OUTPUT=" + quoted(folder.path() / "opened") + " " + quoted(DINO_MPIEXEC) +
+                      " --allow-run-as-root --oversubscribe -n 2 " + quoted(prefix / "bin/dino_cuda") +
+                      " train --data_path " + quoted(few) +
+                      " --arch vit_tiny --embed_dim 24 --depth 1 --num_heads 2 --out_dim 48 --head_hidden_dim 32"
+                      " --head_bottleneck_dim 16 --global_crops_size 32 --local_crops_size 16 --batch_size_per_gpu 4"
+                      " --epochs 1 --warmup_epochs 0 --threads 1 --output_dir " +
+                      quoted(ranks));
+  int opened = 0, built_opened = 0;  // by processes
+  for (const auto& entry : fs::directory_iterator(folder.path())) {
+    if (!entry.path().filename().string().starts_with("opened.")) continue;
+    const std::string log = read_text_file(entry.path());
+    opened += contains(log, "calling init: " + module.string()) ? 1 : 0;
+    built_opened += contains(log, (fs::path(DINO_BUILD_DIR) / "lib/libdino_mpi.so").string()) ? 1 : 0;
+  }
+  CHECK(opened == 2);
+  CHECK(built_opened == 0);
+  CHECK(contains(said, "2 ranks"));
+  CHECK(SafetensorsFile::read(ranks / "last.safetensors").metadata("ranks") == "2");
+#endif
+
   // find_package, as C99 and as C++17, without a warning.
   const std::string flags = std::string("'-Wall -Wextra -pedantic -Werror ") + DINO_FLAGS + "'";
   run(folder, quoted(DINO_CMAKE) + " -S " + quoted(fs::path(DINO_SOURCE_DIR) / "examples/embed") + " -B " +
