@@ -108,7 +108,8 @@ MachineSummary machine_for(const std::string& device, const Dataset& images) {
   MachineSummary machine = summarize_machine(device);
   if (machine.memory_bytes == 0) return machine;  // a GPU that is not here
   const std::unique_ptr<Context> context = open_machine(device, 0);
-  const MemoryLimits limits = memory_limits(*context);
+  SingleProcess alone;
+  const MemoryLimits limits = memory_limits(*context, alone);
   machine.memory_bytes =
       machine.has_gpu ? limits.device_bytes : std::min({limits.device_bytes, limits.host_bytes, limits.address_bytes});
   machine.largest_batch = [limits, on = context->device(), &images](const TrainConfig& config, int most) {

@@ -106,7 +106,8 @@ Target find_target(const PlanOptions& options, const TrainConfig& config) {
   target.title = target.device == Device::cpu
                      ? fmt::format("{}, {} thread{}", machine_name(), threads, threads == 1 ? "" : "s")
                      : describe_device(*target.context, device);
-  target.limits = memory_limits(*target.context);
+  SingleProcess alone;
+  target.limits = memory_limits(*target.context, alone);
   target.limits_source =
       target.device == Device::cpu ? host_memory().limit : "free memory of the GPU, the program's share";
   return target;

@@ -107,7 +107,7 @@ int train_command(const Options& options) {
       require_memory(
           config,
           run_facts(config, context.device(), compute_type, images.get(), most_knn_pictures(config, images->size())),
-          context);
+          context, communicator);
     }
     const auto summary = std::make_shared<RunSummary>();
     summary->json() = {{"output_dir", config.output_dir}, {"images", images->size()}, {"epochs", config.epochs}};

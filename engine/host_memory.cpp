@@ -1,5 +1,8 @@
 #include "engine/host_memory.h"
 
+#include "engine/communicators/socket.h"
+#include "engine/random.h"
+
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -92,8 +95,20 @@ std::string HostMemory::to_string() const {
                      addresses ? "ulimit -v" : limit);
 }
 
+HostMemory HostMemory::part_of(int processes) const {
+  HostMemory part = *this;
+  if (processes <= 1 || shared_bytes == SIZE_MAX) return part;
+  part.shared_bytes = shared_bytes / static_cast<std::size_t>(processes);
+  if (part.shared_bytes < available_bytes) {
+    part.available_bytes = part.shared_bytes;
+    part.limit = fmt::format("{}, of which each of {} ranks on this machine gets a part", shared_limit, processes);
+  }
+  return part;
+}
+
 HostMemory host_memory(const fs::path& root) {
-  HostMemory memory{.limit = "no limit that is known"};
+  HostMemory memory;
+  memory.limit = "no limit that is known";
   const auto consider = [&](const std::optional<std::size_t>& room, const char* what) {
     if (!room || *room >= memory.available_bytes) return;
     memory.available_bytes = *room;
@@ -101,9 +116,18 @@ HostMemory host_memory(const fs::path& root) {
   };
   consider(entry(root / "proc/meminfo", "MemAvailable:"), "free memory");
   consider(cgroup_room(root), "the memory limit of its cgroup");
+  memory.shared_bytes = memory.available_bytes;
+  memory.shared_limit = memory.limit;
   memory.address_bytes = resource_room(root, RLIMIT_AS, "VmSize:").value_or(SIZE_MAX);
   consider(resource_room(root, RLIMIT_DATA, "VmData:"), "ulimit -d");
   return memory;
+}
+
+std::uint64_t machine_number() {
+  std::string start;
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::getline(file, start);
+  return stable_hash(start + host_name());
 }
 
 std::string format_bytes(double bytes) {

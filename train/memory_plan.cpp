@@ -5,6 +5,8 @@
 #include "train/training_data.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
 
 namespace dino {
 namespace {
@@ -148,11 +150,26 @@ MemoryPlan plan_memory(const TrainConfig& config, const RunFacts& facts) {
   return plan;
 }
 
-MemoryLimits memory_limits(Context& context) {
-  const HostMemory host = host_memory();
+MemoryLimits memory_limits(Context& context, Communicator& communicator) {
+  HostMemory host = host_memory();
+  if (communicator.size() > 1) {
+    // Those of one machine have read it at different times; none goes on before all have.
+    const std::array<std::uint64_t, 2> mine{machine_number(), host.shared_bytes};
+    std::vector<std::array<std::uint64_t, 2>> all(static_cast<std::size_t>(communicator.size()));
+    communicator.all_gather_host(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)),
+                                 "memory of the machines");
+    int here = 0;
+    for (const auto& [machine, bytes] : all) {
+      if (machine != mine[0]) continue;
+      ++here;
+      host.shared_bytes = std::min<std::size_t>(host.shared_bytes, bytes);
+    }
+    host = host.part_of(here);
+  }
   return {.device_bytes = context.arena().capacity_bytes(),
           .host_bytes = host.available_bytes,
-          .address_bytes = host.address_bytes};
+          .address_bytes = host.address_bytes,
+          .host = host.to_string()};
 }
 
 bool fits(const MemoryPlan& plan, Device device, const MemoryLimits& limits) {
@@ -212,8 +229,8 @@ std::string largest_kinds(const MemoryPlan& plan, std::size_t most) {
   return text;
 }
 
-void require_memory(const TrainConfig& config, const RunFacts& facts, Context& context) {
-  const MemoryLimits limits = memory_limits(context);
+void require_memory(const TrainConfig& config, const RunFacts& facts, Context& context, Communicator& communicator) {
+  const MemoryLimits limits = memory_limits(context, communicator);
   const MemoryPlan plan = plan_memory(config, facts);
   if (fits(plan, facts.device, limits)) return;
   // What is short, in the order of fits().
@@ -223,7 +240,7 @@ void require_memory(const TrainConfig& config, const RunFacts& facts, Context& c
                                       on_cpu ? "addresses of this process" : "free memory of the GPU");
   if (plan.device_bytes() <= limits.device_bytes) {
     needed = plan.host_bytes() + (on_cpu ? plan.device_bytes() : 0);
-    available = host_memory().to_string();
+    available = limits.host;
   }
   const auto smaller = same_global_batch(config, facts, limits);
   const std::string advice =

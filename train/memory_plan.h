@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/communicator.h"
 #include "engine/context.h"
 #include "kernels/common/dtype.h"
 #include "train/config.h"
@@ -64,9 +65,11 @@ struct MemoryLimits {
   std::size_t device_bytes = SIZE_MAX;   // of the arena
   std::size_t host_bytes = SIZE_MAX;     // of the host, with the arena where the device is the host
   std::size_t address_bytes = SIZE_MAX;  // that the host may map beside the arena
+  std::string host = {};                 // what limits the host, for messages: HostMemory::to_string()
 };
-/// Those of a context's arena and of this process.
-MemoryLimits memory_limits(Context& context);
+/// Those of a context's arena and of this process. Ranks on one machine get equal parts of its memory: every rank calls
+/// it, before any has begun to take some.
+MemoryLimits memory_limits(Context& context, Communicator& communicator);
 bool fits(const MemoryPlan& plan, Device device, const MemoryLimits& limits);
 
 /// The largest batch_size_per_gpu that fits, by rehearsals; 0 where not even 1 does. At most `most`.
@@ -77,8 +80,9 @@ std::optional<std::pair<int, int>> same_global_batch(const TrainConfig& config, 
                                                      const MemoryLimits& limits);
 
 /// Throws Error where a run on the context's device would not fit into its arena or into the memory that the host has
-/// left, with the largest kinds, what there is, and a batch and an accumulation that would do.
-void require_memory(const TrainConfig& config, const RunFacts& facts, Context& context);
+/// left, or into this rank's part of it, with the largest kinds, what there is, and a batch and an accumulation that
+/// would do. Every rank calls it.
+void require_memory(const TrainConfig& config, const RunFacts& facts, Context& context, Communicator& communicator);
 
 /// `weights 85 MiB, gradient 85 MiB, …`: the largest kinds first, at most `most` of them.
 std::string largest_kinds(const MemoryPlan& plan, std::size_t most);

@@ -63,6 +63,23 @@ TEST_CASE("Limits of the first kind of cgroups count as well") {
   CHECK(host_memory(root.path()).available_bytes == 512 * kMiB);
 }
 
+TEST_CASE("Processes share what is the machine's, not what each may take") {
+  HostMemory memory = host_memory(Machine().path());
+  CHECK(memory.shared_bytes == 8192 * kMiB);
+  CHECK(memory.part_of(1).available_bytes == 8192 * kMiB);
+  CHECK(memory.part_of(4).available_bytes == 2048 * kMiB);
+  CHECK(memory.part_of(4).to_string() ==
+        "2.00 GiB free (free memory, of which each of 4 ranks on this machine gets a part)");
+  memory.available_bytes = 3072 * kMiB;
+  memory.limit = "ulimit -d";
+  memory.address_bytes = 5000 * kMiB;
+  CHECK(memory.part_of(2).to_string() == "3.00 GiB free (ulimit -d)");
+  CHECK(memory.part_of(4).available_bytes == 2048 * kMiB);
+  CHECK(memory.part_of(4).address_bytes == 5000 * kMiB);
+  CHECK(HostMemory().part_of(4).available_bytes == SIZE_MAX);
+  CHECK(machine_number() == machine_number());
+}
+
 TEST_CASE("Sizes are written with three digits that count, or none to spare") {
   CHECK(format_bytes(1.5 * 0x1p30) == "1.50 GiB");
   CHECK(format_bytes(85.4 * 0x1p20) == "85 MiB");

@@ -3,6 +3,7 @@
 
 #include "data/dataset.h"
 #include "data/png.h"
+#include "engine/communicators/threads.h"
 #include "engine/rehearsal.h"
 #include "evaluate/knn_monitor.h"
 #include "tests/support/catch.h"
@@ -18,6 +19,7 @@
 
 #include <functional>
 #include <span>
+#include <thread>
 
 namespace dino {
 namespace {
@@ -172,14 +174,54 @@ TEST_CASE("A run that does not fit is refused with what it needs and what would 
   TrainConfig config = tiny_config();
   config.batch_size_per_gpu = 1 << 20;
   const auto context = make_cpu_context();
-  const std::string message = error_of([&] { require_memory(config, facts_of(config), *context); });
+  SingleProcess alone;
+  const std::string message = error_of([&] { require_memory(config, facts_of(config), *context, alone); });
   INFO(message);
   CHECK(contains(message, "[memory] the run does not fit; got "));
   CHECK(contains(message, "activations "));
   CHECK(contains(message, "--batch_size_per_gpu "));
   CHECK(contains(message, "--ignore_memory"));
   config.batch_size_per_gpu = 2;
-  CHECK_NOTHROW(require_memory(config, facts_of(config), *context));
+  CHECK_NOTHROW(require_memory(config, facts_of(config), *context, alone));
+}
+
+TEST_CASE("Ranks on one machine get equal parts of its memory, and are refused what takes more") {
+  const auto context = make_cpu_context();
+  SingleProcess alone;
+  const MemoryLimits whole = memory_limits(*context, alone);
+  // The largest batch that fits into 3/4 of the memory: it fits for one, not for two. Other programs may take and give
+  // back a sixth of the memory meanwhile.
+  TrainConfig config;
+  const RunFacts facts = facts_of(config);
+  MemoryLimits most = whole;
+  most.host_bytes = whole.host_bytes / 4 * 3;
+  config.batch_size_per_gpu = largest_batch(config, facts, most);
+  REQUIRE(config.batch_size_per_gpu > 1);
+  CHECK_NOTHROW(require_memory(config, facts, *context, alone));
+
+  constexpr int kRanks = 2;
+  ThreadGroup group(kRanks, 60);
+  std::vector<MemoryLimits> parts(kRanks);
+  std::vector<std::string> errors(kRanks);
+  std::vector<std::thread> threads;
+  for (std::size_t r = 0; r < kRanks; ++r) {
+    threads.emplace_back([&, r] {
+      const auto own = make_cpu_context();
+      ThreadCommunicator communicator(group, static_cast<int>(r));
+      parts[r] = memory_limits(*own, communicator);
+      errors[r] = error_of([&] { require_memory(config, facts, *own, communicator); });
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (std::size_t r = 0; r < kRanks; ++r) {
+    CHECK(parts[r].host_bytes == parts[0].host_bytes);
+    CHECK(static_cast<double>(parts[r].host_bytes) <= 0.6 * static_cast<double>(whole.host_bytes));
+    CHECK(static_cast<double>(parts[r].host_bytes) >= 0.4 * static_cast<double>(whole.host_bytes));
+    INFO(errors[r]);
+    CHECK(contains(errors[r], "[memory] the run does not fit; got "));
+    CHECK(contains(errors[r], ", of which each of 2 ranks on this machine gets a part), expected about "));
+    CHECK(contains(errors[r], "--batch_size_per_gpu "));
+  }
 }
 
 TEST_CASE("A whole process takes what is planned, within 15 %") {
