@@ -109,7 +109,8 @@ Socket listen_on(int port, bool this_machine_only) {
   }
   constexpr int kBacklog = 1024;
   if (status == 0) status = listen(listener.get(), kBacklog);
-  require(status == 0, "communicator", "cannot listen on port {}: {}; try another MASTER_PORT", port,
+  require(status == 0, "communicator",
+          "cannot listen on port {}: {}; try another MASTER_PORT, or under torchrun once more", port,
           std::strerror(errno));
   return listener;
 }

@@ -54,6 +54,7 @@ World find_world(const Environment& environment) {
   World world;
   world.address = variables.text("MASTER_ADDR");
   world.port = variables.number("MASTER_PORT", 0);
+  require(world.port < 65536, "launch", "MASTER_PORT is no port; got {}, expected 1 to 65535", world.port);
   if (variables.has("RANK") || variables.has("WORLD_SIZE")) {
     for (const char* name : {"RANK", "WORLD_SIZE"}) {
       require(variables.has(name), "launch",
@@ -65,6 +66,10 @@ World find_world(const Environment& environment) {
     world.size = variables.number("WORLD_SIZE", 1);
     world.local_rank = variables.number("LOCAL_RANK", world.rank);
     world.key = variables.text("DINO_RUN_KEY", variables.text("TORCHELASTIC_RUN_ID"));
+    // At MASTER_PORT, torchrun itself listens for those that speak the language of its store. Ours follows from it,
+    // the same on every rank, outside of the ports that systems give to whoever asks for any.
+    if (world.launcher == "torchrun" && variables.text("TORCHELASTIC_USE_AGENT_STORE") == "True" && world.port > 0)
+      world.port = 20000 + (world.port + 5000) % 10000;
   } else if (variables.has("OMPI_COMM_WORLD_SIZE")) {
     world.launcher = "mpirun";
     world.open_mpi = true;
@@ -93,7 +98,6 @@ World find_world(const Environment& environment) {
   require(world.size >= 1 && world.rank < world.size, "launch",
           "{} gives this process rank {} of {}; expected a rank below the number of ranks", world.launcher, world.rank,
           world.size);
-  require(world.port < 65536, "launch", "MASTER_PORT is no port; got {}, expected 1 to 65535", world.port);
   return world;
 }
 

@@ -24,7 +24,8 @@ std::optional<std::string> environment_variable(const char* name);
 
 /// Reads the variables of torchrun and our own launcher (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), of
 /// Open MPI (OMPI_COMM_WORLD_*), of Slurm's srun (SLURM_*) and of other MPIs' launchers (PMI_*), the first that are
-/// there. MASTER_ADDR and MASTER_PORT count everywhere. A batch script of Slurm, outside of srun, is one process.
+/// there. MASTER_ADDR and MASTER_PORT count everywhere, save that where torchrun listens at the port itself
+/// (TORCHELASTIC_USE_AGENT_STORE) another follows from it. A batch script of Slurm, outside of srun, is one process.
 /// Throws Error where they make no sense.
 World find_world(const Environment& environment = environment_variable);
 

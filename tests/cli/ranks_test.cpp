@@ -159,10 +159,15 @@ TEST_CASE("ranks that are processes train what one process trains") {
   run_well(scene.train("three", 3) + Words{"--ranks", "3", "--gradient_sums", "fp32", "--checksum_every", "1"});
   check_same_run(scene.run("three"), scene.run("one"));
 
-  // As torchrun --no-python starts them.
-  const int port = free_port();
-  Program other(scene.train("torchrun", 2), as_rank(1, 2, port));
-  run_well(scene.train("torchrun", 2), as_rank(0, 2, port));
+  // As torchrun --no-python starts them: its store listens at the port.
+  const Socket store = listen_on(0, true);
+  const auto by_torchrun = [&](int rank) {
+    ProgramLimits limits = as_rank(rank, 2, port_of(store));
+    limits.environment.push_back("TORCHELASTIC_USE_AGENT_STORE=True");
+    return limits;
+  };
+  Program other(scene.train("torchrun", 2), by_torchrun(1));
+  run_well(scene.train("torchrun", 2), by_torchrun(0));
   CHECK(other.wait().status == 0);
   check_same_run(scene.run("torchrun"), scene.run("one"));
 }
@@ -428,6 +433,29 @@ TEST_CASE("launchers are told by their environment") {
   CHECK(
       (torch.rank == 3 && torch.size == 8 && torch.local_rank == 1 && torch.address == "node1" && torch.port == 29500));
   CHECK(torch.launcher == "torchrun");
+  // torchrun's store listens at the port that it names; another one follows from it.
+  const auto torch_port = [&](int port, const std::string& shared) {
+    return world({{"RANK", "1"},
+                  {"WORLD_SIZE", "2"},
+                  {"MASTER_ADDR", "node1"},
+                  {"MASTER_PORT", std::to_string(port)},
+                  {"TORCHELASTIC_USE_AGENT_STORE", shared}})
+        .port;
+  };
+  CHECK(torch_port(29500, "False") == 29500);
+  for (const int port : {1, 20000, 25000, 29500, 36319, 65535}) {
+    CHECK(torch_port(port, "True") != port);
+    CHECK((torch_port(port, "True") >= 20000 && torch_port(port, "True") < 30000));
+  }
+  CHECK_THROWS_AS(torch_port(65536, "True"), Error);
+  // Our own launcher under it listens where it says.
+  CHECK(world({{"RANK", "1"},
+               {"WORLD_SIZE", "2"},
+               {"MASTER_ADDR", "127.0.0.1"},
+               {"MASTER_PORT", "36319"},
+               {"DINO_LAUNCHER", "dino_cuda"},
+               {"TORCHELASTIC_USE_AGENT_STORE", "True"}})
+            .port == 36319);
   const World mpi =
       world({{"OMPI_COMM_WORLD_RANK", "5"}, {"OMPI_COMM_WORLD_SIZE", "6"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "2"}});
   CHECK((mpi.rank == 5 && mpi.size == 6 && mpi.local_rank == 2 && mpi.open_mpi));
