@@ -1,5 +1,6 @@
 #include "evaluate/features.h"
 
+#include "data/fingerprint.h"
 #include "engine/random.h"
 #include "evaluate/held_out.h"
 #include "kernels/cast/cast.h"
@@ -135,6 +136,7 @@ struct Share {
   std::int64_t outcome = done;
   std::int64_t rows = 0;
   std::int64_t broken = 0;
+  char pictures[32] = {};                 // their fingerprint
   char name[512] = {}, reason[512] = {};  // of the first broken picture; `reason` also of a failure
 };
 
@@ -174,6 +176,7 @@ FeatureTable extract_features(Context& context, Communicator& communicator, cons
     set_text(share.reason, error.what());
   }
   share.rows = mine.rows();
+  set_text(share.pictures, fingerprint_of(images));
   share.broken = mine.broken.count;
   if (!mine.broken.entries.empty()) {
     set_text(share.name, mine.broken.entries.front().name);
@@ -191,8 +194,13 @@ FeatureTable extract_features(Context& context, Communicator& communicator, cons
     table.broken.count += each.broken;
     if (each.broken > 0) table.broken.entries.push_back({.index = 0, .name = each.name, .reason = each.reason});
   }
-  for (std::size_t r = 0; r < shares.size(); ++r)
+  for (std::size_t r = 0; r < shares.size(); ++r) {
     require(shares[r].outcome == Share::done, "features", "rank {} failed: {}", r, shares[r].reason);
+    require(std::string_view(shares[r].pictures) == shares[0].pictures, "features",
+            "rank {} has other pictures than rank 0; got names and classes of checksum {}, expected {}; try the same "
+            "data, in the same order, on every rank",
+            r, shares[r].pictures, shares[0].pictures);
+  }
 
   // Rows go from device to device, where there are links for it.
   mine.values.resize(static_cast<std::size_t>(most * table.width));

@@ -1,6 +1,7 @@
 #include "evaluate/linear_evaluation.h"
 
 #include "data/broken_of_ranks.h"
+#include "data/fingerprint.h"
 #include "evaluate/held_out.h"
 #include "kernels/common/parallel.h"
 #include "train/ranks.h"
@@ -314,11 +315,13 @@ class LinearRun {
   /// Throws Error on every rank, naming the first difference, where what is to be done is not the same on all.
   void require_same_on_ranks() {
     if (communicator_.size() == 1) return;
-    std::string first = identity_.dump();
+    Json mine = identity_;
+    mine["checksum_of_train_names"] = fingerprint_of(*train_);
+    std::string first = mine.dump();
     share(first);
     const Json of_first = Json::parse(first);
     std::string difference;
-    for (const auto& [key, value] : identity_.items()) {
+    for (const auto& [key, value] : mine.items()) {
       if (difference.empty() && of_first.at(key) != value)
         difference = fmt::format("rank {} has {} {}, rank 0 has {}", communicator_.rank(), key, value.dump(),
                                  of_first.at(key).dump());

@@ -1,5 +1,6 @@
 #include "train/ranks.h"
 
+#include "data/fingerprint.h"
 #include "engine/random.h"
 #include "kernels/common/error.h"
 #include "train/config_table.h"
@@ -18,13 +19,15 @@ constexpr std::array<std::string_view, 8> kOfTheMachine = {"init",    "data_path
                                                            "threads", "knn_train_path", "knn_test_path", "device"};
 
 /// `key = value` lines of what must be the same.
-std::string common_lines(const TrainConfig& config, DType compute_type, std::int64_t images) {
+std::string common_lines(const TrainConfig& config, DType compute_type, const ImageSource& images) {
   std::string text;
   for (const auto& [key, value] : config_values(config)) {
     if (std::find(kOfTheMachine.begin(), kOfTheMachine.end(), key) == kOfTheMachine.end())
       text += fmt::format("{} = {}\n", key, value);
   }
-  return text + fmt::format("arithmetic = {}\nnumber of pictures = {}\n", name_of(compute_type), images);
+  return text +
+         fmt::format("arithmetic = {}\nnumber of pictures = {}\nchecksum of their names and classes in order = {}\n",
+                     name_of(compute_type), images.size(), fingerprint_of(images));
 }
 
 template <typename T>
@@ -54,7 +57,7 @@ std::vector<float> host_values(Context& context, const Tensor& tensor) {
 }  // namespace
 
 void require_same_configuration(Communicator& communicator, const TrainConfig& config, DType compute_type,
-                                std::int64_t images) {
+                                const ImageSource& images) {
   if (communicator.size() == 1) return;
   constexpr std::string_view kName = "configurations";
   const std::string mine = common_lines(config, compute_type, images);

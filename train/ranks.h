@@ -1,5 +1,6 @@
 #pragma once
 
+#include "data/image_source.h"
 #include "train/checkpoint.h"
 
 #include <array>
@@ -10,10 +11,10 @@ namespace dino {
 // What the ranks of a run have to agree on. With one rank nothing is sent. Every rank calls these in the same order.
 
 /// Throws Error on every rank, naming the first key that differs, its values and the ranks, where the configurations
-/// ask for different runs, or the data sets (of `images` pictures here) differ. Folders and what a machine is told
-/// about itself (threads, device) may differ.
+/// ask for different runs, or the data sets differ: in the number of pictures, or in their names, classes or order
+/// (fingerprint_of()). Folders and what a machine is told about itself (threads, device) may differ.
 void require_same_configuration(Communicator& communicator, const TrainConfig& config, DType compute_type,
-                                std::int64_t images);
+                                const ImageSource& images);
 
 /// Throws Error on every rank, naming the first parameter that differs and the rank, where student, teacher, center or
 /// position are not those of rank 0 to the last bit.

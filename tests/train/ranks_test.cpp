@@ -311,18 +311,35 @@ TEST_CASE("a run is not resumed with steps of another size") {
   require_status(train_on(3, setup(StartMode::resume, 4, 1, false)), 0);
 }
 
+/// The same pictures, save that two of a class have changed places.
+class OtherOrder final : public ImageSource {
+ public:
+  explicit OtherOrder(std::int64_t count) : drawn_(count) {}
+  std::int64_t size() const override { return drawn_.size(); }
+  void decode(std::int64_t index, Image& image) const override { drawn_.decode(moved(index), image); }
+  std::int32_t label(std::int64_t index) const override { return drawn_.label(moved(index)); }
+  std::string name(std::int64_t index) const override { return drawn_.name(moved(index)); }
+
+ private:
+  static std::int64_t moved(std::int64_t index) { return index == 3 ? 5 : index == 5 ? 3 : index; }
+  DrawnPictures drawn_;
+};
+
 TEST_CASE("ranks with different configurations or data do not start, and are told the first difference") {
   const DrawnPictures images(24), fewer(23);
+  const OtherOrder other(24);
   struct Difference {
     std::function<void(TrainConfig&)> set;
     const char* message;
+    const ImageSource* images = nullptr;
   };
   const Difference differences[] = {
       {[](TrainConfig& c) { c.lr = 0.5; }, "rank 1 has lr = 0.5, rank 0 has lr = 0.02"},
       {[](TrainConfig& c) { c.seed = 3; }, "rank 1 has seed = 3, rank 0 has seed = 0"},
       {[](TrainConfig& c) { c.out_dim = 4096; }, "rank 1 has out_dim = 4096, rank 0 has out_dim = 48"},
       {[](TrainConfig& c) { c.precision = "bf16"; }, "rank 1 has precision = \"bf16\""},
-      {{}, "rank 1 has number of pictures = 23, rank 0 has number of pictures = 24"},
+      {{}, "rank 1 has number of pictures = 23, rank 0 has number of pictures = 24", &fewer},
+      {{}, "rank 1 has checksum of their names and classes in order = ", &other},
   };
   for (const Difference& difference : differences) {
     INFO(difference.message);
@@ -330,7 +347,7 @@ TEST_CASE("ranks with different configurations or data do not start, and are tol
     const auto outcomes = train_on(3, [&](int rank) {
       RankSetup mine{.config = config_for(3, 1, folder.path() / "run"), .images = &images};
       if (rank == 1 && difference.set) difference.set(mine.config);
-      if (rank == 1 && !difference.set) mine.images = &fewer;
+      if (rank == 1 && difference.images != nullptr) mine.images = difference.images;
       return mine;
     });
     for (const RankOutcome& outcome : outcomes) {
