@@ -21,6 +21,7 @@
 #include <cstring>
 #include <fstream>
 #include <random>
+#include <set>
 #include <thread>
 
 namespace dino {
@@ -162,6 +163,7 @@ int wait_for(std::vector<Started>& ranks) {
   constexpr auto kGrace = std::chrono::seconds(30);
   int first_failure = 0;
   int stage = 0;  // signals sent after a failure
+  std::set<int> passed;
   Clock::time_point next_stage;
   const auto send = [&](int signal) {
     for (const Started& started : ranks) {
@@ -172,13 +174,16 @@ int wait_for(std::vector<Started>& ranks) {
   while (running > 0) {
     if (const int signal = signal_to_pass; signal != 0) {
       signal_to_pass = 0;
+      passed.insert(signal);
       send(signal);
     }
     for (Started& started : ranks) {
       int raw = 0;
       if (started.process < 0 || waitpid(started.process, &raw, WNOHANG) != started.process) continue;
       const int status = status_of(raw);
-      if (WIFSIGNALED(raw) && (first_failure == 0 || WTERMSIG(raw) != SIGKILL || stage < 2)) {
+      // A rank that a signal ends before it has come to where it asks to be stopped does what it was told.
+      const bool as_told = WIFSIGNALED(raw) && passed.contains(WTERMSIG(raw));
+      if (WIFSIGNALED(raw) && !as_told && (first_failure == 0 || WTERMSIG(raw) != SIGKILL || stage < 2)) {
         fmt::print(stderr,
                    "dino_cuda: [launch] rank {} (process {}) was ended by signal {} ({}); try its log, then "
                    "--resume\n",

@@ -301,6 +301,22 @@ TEST_CASE("a rank that is killed ends the others within a minute with its name, 
   }
 }
 
+TEST_CASE("ranks that are stopped before they have begun do as they are told, and nobody calls it a failure") {
+  const Scene scene(400);
+  for (const int delay_ms : {5, 15, 40}) {
+    Program program(scene.train("run", 2) + Words{"--ranks", "2"});
+    while (program.is_running() && process_of_rank(program, "RANK", 1) < 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    std::this_thread::sleep_for(std::chrono::milliseconds(delay_ms));
+    program.send(SIGINT);
+    const Outcome outcome = program.wait();
+    INFO(outcome.errors);
+    CHECK(outcome.status != 0);
+    CHECK_FALSE(contains(outcome.errors, "was ended by signal"));
+    std::filesystem::remove_all(scene.run("run"));
+  }
+}
+
 TEST_CASE("GPUs that there are not, and words that are none, are refused before anything starts") {
   const Scene scene;
   const auto error_with = [&](const Words& words) {
