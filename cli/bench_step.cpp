@@ -9,6 +9,7 @@
 #include "kernels/common/error.h"
 #include "models/json.h"
 #include "train/precision.h"
+#include "train/step_cost.h"
 #include "train/student_teacher.h"
 
 #include <fmt/format.h>
@@ -18,7 +19,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 namespace dino {
 namespace {
@@ -29,6 +37,7 @@ struct StepOptions {
   int steps = 5;
   int warmup = 2;
   bool json = false;
+  bool operations = false;
   std::shared_ptr<ConfigOverrides> overrides = std::make_shared<ConfigOverrides>();
 };
 
@@ -70,8 +79,66 @@ struct StepMeasurement {
   double cpu_s = 0;
   double page_faults = 0;
   PhaseTimes phases;
-  double loss = 0;  // of the last step
+  double loss = 0;                           // of the last step
+  std::vector<CountedOperation> operations;  // of all measured steps, where they were asked for
+  double rest_ms = 0;                        // mean of a step, beside its operations; CPU time on the CPU
 };
+
+/// Equal operations of all phases of a step.
+struct OperationTime {
+  std::string_view group = {};
+  std::string work = {}, size = {};
+  double calls = 0, ms = 0, bytes = 0, flops = 0;  // of a step
+
+  /// `143.1 GFLOP/s`, or `12.3 GB/s` where the operation does little with each byte.
+  std::string rate() const {
+    if (ms <= 0) return "";
+    if (flops > 20 * bytes) return fmt::format("{:.1f} GFLOP/s", flops / ms * 1e-6);
+    return fmt::format("{:.1f} GB/s", bytes / ms * 1e-6);
+  }
+};
+
+void add_to(OperationTime& sum, const OperationTime& part) {
+  sum.calls += part.calls;
+  sum.ms += part.ms;
+  sum.bytes += part.bytes;
+  sum.flops += part.flops;
+}
+
+/// What each kind of operation took in a step, the longest first, and within it each of its sizes.
+struct GroupTime {
+  OperationTime total;
+  std::vector<OperationTime> operations;
+};
+
+std::vector<GroupTime> group_times(const std::vector<CountedOperation>& counted, int steps) {
+  std::map<std::string_view, GroupTime> groups;
+  for (const CountedOperation& operation : counted) {
+    const auto calls = static_cast<double>(operation.calls);
+    OperationTime time{.group = operation.cost.group,
+                       .work = operation.cost.work,
+                       .size = operation.cost.size,
+                       .calls = calls / steps,
+                       .ms = std::accumulate(operation.ms.begin(), operation.ms.end(), 0.0) / steps,
+                       .bytes = operation.cost.bytes * calls / steps,
+                       .flops = operation.cost.flops * calls / steps};
+    GroupTime& group = groups[time.group];
+    group.total.group = time.group;
+    add_to(group.total, time);
+    const auto same = std::find_if(group.operations.begin(), group.operations.end(),
+                                   [&](const auto& o) { return o.work == time.work && o.size == time.size; });
+    same == group.operations.end() ? group.operations.push_back(std::move(time)) : add_to(*same, time);
+  }
+  std::vector<GroupTime> sorted;
+  for (auto& [name, group] : groups) {
+    std::stable_sort(group.operations.begin(), group.operations.end(),
+                     [](const auto& a, const auto& b) { return a.ms > b.ms; });
+    sorted.push_back(std::move(group));
+  }
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const GroupTime& a, const GroupTime& b) { return a.total.ms > b.total.ms; });
+  return sorted;
+}
 
 StepMeasurement measure_step(Context& context, StudentTeacher& networks, const TrainConfig& config,
                              const StepOptions& options) {
@@ -79,6 +146,13 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
   std::vector<double> step_ms, cpu_s, page_faults;
   std::vector<PhaseTimes> phases;
   StepMeasurement result;
+  std::optional<OperationCounter> counter;
+  if (options.operations) {
+    networks.time_phases();  // without recordings, whose operations would not be seen
+    counter.emplace(context.stream(),
+                    context.device() == Device::cpu ? OperationCounter::Timing::cpu : OperationCounter::Timing::wall);
+  }
+  double counted_ms = 0;
   for (int step = 0; step < options.warmup + options.steps; ++step) {
     const StepValues values{.lr = 1e-5,
                             .weight_decay = config.weight_decay,
@@ -86,6 +160,8 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
                             .teacher_temp = config.teacher_temp,
                             .freeze_last_layer = false,
                             .step = static_cast<std::uint64_t>(step)};
+    if (counter && step == options.warmup) counter->clear();
+    const double counter_begin_ms = counter ? counter->now_ms() : 0;
     const auto begin = std::chrono::steady_clock::now();
     const Usage before = Usage::now();
     for (int i = 0; i < config.accumulation; ++i) networks.run_micro_batch(crops, values);
@@ -95,6 +171,7 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
     const Usage after = Usage::now();
     const auto end = std::chrono::steady_clock::now();
     if (step < options.warmup) continue;
+    if (counter) counted_ms += counter->now_ms() - counter_begin_ms;
     step_ms.push_back(std::chrono::duration<double, std::milli>(end - begin).count());
     cpu_s.push_back(after.cpu_s - before.cpu_s);
     page_faults.push_back(after.page_faults - before.page_faults);
@@ -110,11 +187,47 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
                            &PhaseTimes::backward_ms, &PhaseTimes::update_ms}) {
     result.phases.*phase = phase_median(phase);
   }
+  if (counter) {
+    result.operations = counter->operations();
+    result.rest_ms = std::max(0.0, counted_ms - counter->timed_ms() - counter->overhead_ms()) / options.steps;
+  }
   result.step_ms = bench::median(step_ms);
   for (const double ms : step_ms) result.mean_step_ms += ms / static_cast<double>(step_ms.size());
   result.cpu_s = bench::median(cpu_s);
   result.page_faults = bench::median(page_faults);
   return result;
+}
+
+nlohmann::ordered_json operations_json(const StepMeasurement& m, const StepOptions& options) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const GroupTime& group : group_times(m.operations, options.steps)) {
+    for (const OperationTime& o : group.operations) {
+      rows.push_back({{"group", o.group},
+                      {"work", o.work},
+                      {"size", o.size},
+                      {"calls", o.calls},
+                      {"ms", o.ms},
+                      {"bytes", o.bytes},
+                      {"flops", o.flops}});
+    }
+  }
+  return rows;
+}
+
+void print_operations(const StepMeasurement& m, const StepOptions& options, std::string_view clock) {
+  const std::vector<GroupTime> groups = group_times(m.operations, options.steps);
+  double total_ms = m.rest_ms;
+  for (const GroupTime& group : groups) total_ms += group.total.ms;
+  const auto row = [&](const std::string& name, const OperationTime& o) {
+    fmt::print("{:<76} {:>6.0f} {:>9.2f} {:>5.1f} % {:>15}\n", name, o.calls, o.ms, 1e2 * o.ms / total_ms, o.rate());
+  };
+  fmt::print("\n{:<76} {:>6} {:>9} {:>7} {:>15}\n", "operations of a step", "calls", fmt::format("{} ms", clock),
+             "share", "rate");
+  for (const GroupTime& group : groups) {
+    row(std::string(group.total.group), group.total);
+    for (const OperationTime& o : group.operations) row(fmt::format("  {}: {}", o.work, o.size), o);
+  }
+  row("beside the operations", {.ms = m.rest_ms});
 }
 
 int bench_step(const StepOptions& options) {
@@ -140,38 +253,42 @@ int bench_step(const StepOptions& options) {
   const char* precision = compute_type == DType::bfloat16 ? "bf16" : "fp32";
   const int threads = omp_get_max_threads();
   if (options.json) {
-    const nlohmann::ordered_json json = {{"implementation", "dino_cuda " DINO_VERSION},
-                                         {"version", DINO_VERSION},
-                                         {"machine", machine},
-                                         {"device", on_cpu ? "cpu" : "cuda"},
-                                         {"threads", threads},
-                                         {"precision", precision},
-                                         {"arch", config.arch},
-                                         {"depth", networks.vit().config().depth},
-                                         {"patch_size", config.patch_size},
-                                         {"batch", config.batch_size_per_gpu},
-                                         {"accumulation", config.accumulation},
-                                         {"global_crops_size", config.global_crops_size},
-                                         {"local_crops_size", config.local_crops_size},
-                                         {"local_crops_number", config.local_crops_number},
-                                         {"out_dim", config.out_dim},
-                                         {"optimizer", config.optimizer},
-                                         {"drop_path_rate", config.drop_path_rate},
-                                         {"steps", options.steps},
-                                         {"images_per_second", images_per_second},
-                                         {"step_ms", m.step_ms},
-                                         {"mean_step_ms", m.mean_step_ms},
-                                         {"phases_ms",
-                                          {{"teacher", m.phases.teacher_ms},
-                                           {"student", m.phases.student_ms},
-                                           {"loss", m.phases.loss_ms},
-                                           {"backward", m.phases.backward_ms},
-                                           {"update", m.phases.update_ms}}},
-                                         {"cpu_seconds_per_image", m.cpu_s / images},
-                                         {"page_faults_per_step", m.page_faults},
-                                         {"arena_peak_bytes", context->arena().peak_bytes()},
-                                         {"peak_memory_bytes", peak_bytes},
-                                         {"loss", m.loss}};
+    nlohmann::ordered_json json = {{"implementation", "dino_cuda " DINO_VERSION},
+                                   {"version", DINO_VERSION},
+                                   {"machine", machine},
+                                   {"device", on_cpu ? "cpu" : "cuda"},
+                                   {"threads", threads},
+                                   {"precision", precision},
+                                   {"arch", config.arch},
+                                   {"depth", networks.vit().config().depth},
+                                   {"patch_size", config.patch_size},
+                                   {"batch", config.batch_size_per_gpu},
+                                   {"accumulation", config.accumulation},
+                                   {"global_crops_size", config.global_crops_size},
+                                   {"local_crops_size", config.local_crops_size},
+                                   {"local_crops_number", config.local_crops_number},
+                                   {"out_dim", config.out_dim},
+                                   {"optimizer", config.optimizer},
+                                   {"drop_path_rate", config.drop_path_rate},
+                                   {"steps", options.steps},
+                                   {"images_per_second", images_per_second},
+                                   {"step_ms", m.step_ms},
+                                   {"mean_step_ms", m.mean_step_ms},
+                                   {"phases_ms",
+                                    {{"teacher", m.phases.teacher_ms},
+                                     {"student", m.phases.student_ms},
+                                     {"loss", m.phases.loss_ms},
+                                     {"backward", m.phases.backward_ms},
+                                     {"update", m.phases.update_ms}}},
+                                   {"cpu_seconds_per_image", m.cpu_s / images},
+                                   {"page_faults_per_step", m.page_faults},
+                                   {"arena_peak_bytes", context->arena().peak_bytes()},
+                                   {"peak_memory_bytes", peak_bytes},
+                                   {"loss", m.loss}};
+    if (options.operations) {
+      json["operations"] = operations_json(m, options);
+      json["rest_ms"] = m.rest_ms;
+    }
     fmt::print("{}\n", json_text(json));
     return 0;
   }
@@ -186,6 +303,7 @@ int bench_step(const StepOptions& options) {
   fmt::print("{:>10.3f} CPU seconds an image\n{:>10.0f} page faults a step\n", m.cpu_s / images, m.page_faults);
   fmt::print("{:>10.2f} GiB at most, {:.2f} GiB of it tensors\n", static_cast<double>(peak_bytes) * 0x1p-30,
              static_cast<double>(context->arena().peak_bytes()) * 0x1p-30);
+  if (options.operations) print_operations(m, options, context->device() == Device::cpu ? "CPU" : "wall");
   return 0;
 }
 
@@ -210,6 +328,8 @@ void add_bench_step_command(CLI::App& bench, Run& run) {
   command->add_option("--warmup", options->warmup, "steps before these")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command->add_flag("--operations", options->operations,
+                    "what each operation took, by kind and size; waits for the device after each");
   add_json_option(*command, options->json);
   add_config_options(*command, options->overrides);
   command->allow_extras();  // reported below, with the key that was probably meant

@@ -59,6 +59,29 @@ TEST_CASE("bench step measures bf16 and accumulation") {
   REQUIRE(json.at("loss").is_number());
 }
 
+TEST_CASE("bench step tells what each operation took, and that they make up the step") {
+  const auto [status, output, errors] = run(kSmall + "--precision fp32 --operations --json");
+  CHECK(status == 0);
+  const auto json = nlohmann::json::parse(output, nullptr, false);
+  INFO(output << errors);
+  REQUIRE(json.is_object());
+  double sum_ms = json.at("rest_ms").get<double>();
+  double norm_calls = 0;
+  for (const auto& row : json.at("operations")) {
+    CHECK(row.at("ms").get<double>() > 0);
+    sum_ms += row.at("ms").get<double>();
+    if (row.at("work").get<std::string>().starts_with("layer_norm_forward"))
+      norm_calls += row.at("calls").get<double>();
+  }
+  CHECK(norm_calls == 6);  // three of the student and three of the teacher, of one block
+  CHECK(sum_ms <= 1e3 * json.at("cpu_seconds_per_image").get<double>() * 2 * 1.5);
+
+  const auto table = run(kSmall + "--operations");
+  CHECK(table.status == 0);
+  CHECK(table.output.find("GEMM") != std::string::npos);
+  CHECK(table.output.find("beside the operations") != std::string::npos);
+}
+
 const std::string kGelu = "bench gelu --shape tiny --images 1 --threads 1 --repetitions 3 --seconds 0.1 ";
 
 TEST_CASE("bench reports every pass and type of an operation with its references") {
