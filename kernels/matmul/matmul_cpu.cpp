@@ -2,7 +2,7 @@
 
 #include "kernels/gelu/gelu.h"
 #include "kernels/matmul/onednn_matmul.h"
-#include "kernels/matmul/widened_matmul.h"
+#include "kernels/matmul/packed_matmul.h"
 
 namespace dino::cpu {
 
@@ -18,9 +18,12 @@ void matmul(const Matmul& args, Stream& stream) {
                               .result = args.y.dtype(),
                               .bias = static_cast<bool>(args.bias),
                               .accumulate = args.mode == GradientMode::accumulate};
-  const bool widens = args.a.dtype() == DType::bfloat16 && !multiplies_bf16_faster();
-  if (widens || !onednn_supports(product)) {
-    matmul_widened(args, stream);
+  // The fused GELU of packed products pays where there are rows enough to share the packing.
+  constexpr std::int64_t kRowsForGelu = 64;
+  const bool is_bf16 = args.a.dtype() == DType::bfloat16;
+  const bool packs = is_bf16 ? !multiplies_bf16_faster() : args.gelu && m >= kRowsForGelu;
+  if (packs || !onednn_supports(product)) {
+    matmul_packed(args, stream);
     return;
   }
   // The GELU runs over the finished product, from the pre-activation where that is wanted.

@@ -1,10 +1,12 @@
 #include "kernels/matmul/matmul.h"
 #include "kernels/matmul/onednn_matmul.h"
-#include "kernels/matmul/widened_matmul.h"
+#include "kernels/matmul/packed_matmul.h"
 
 #include "tests/support/catch.h"
 #include "tests/support/every_stream.h"
 #include "tests/support/host_array.h"
+
+#include <omp.h>
 
 #include <cmath>
 
@@ -148,37 +150,65 @@ static void check_dino_shapes(Stream& stream) {
   }
 }
 
-TEST_CASE("bf16 products in fp32 agree with the oracle on blocks along every dimension") {
-  const auto stream = make_cpu_stream();
-  const auto in_small_blocks = [](const Matmul& args, Stream& stream) { cpu::matmul_widened(args, stream, 1); };
-  // Each longest dimension in turn: three blocks of 64 and a rest.
-  for (const Size& size : {Size{200, 40, 20}, Size{40, 200, 20}, Size{24, 20, 200}, Size{5, 3, 2}}) {
+static void check_packed(Stream& stream);
+TEST_CASE("packed products agree with the oracle for every cut of their dimensions") { every_stream(check_packed); }
+static void check_packed(Stream& stream) {
+  // Chunks of K that are themselves cut, one panel of b at a time; and uncut.
+  const auto in_small_blocks = [](const Matmul& args, Stream& stream) {
+    cpu::matmul_packed(args, stream, {.depth = 7, .chunk = 20, .b_bytes = 1});
+  };
+  const auto uncut = [](const Matmul& args, Stream& stream) { cpu::matmul_packed(args, stream); };
+  for (const Size& size : {Size{1, 1, 1}, Size{29, 70, 61}, Size{15, 33, 20}, Size{57, 8, 41}}) {
     for (const bool transpose_a : {false, true}) {
       for (const bool transpose_b : {false, true}) {
-        for (const DType result : {DType::float32, DType::bfloat16}) {
-          for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
-            check({.size = size,
-                   .operands = DType::bfloat16,
+        for (const DType operands : {DType::float32, DType::bfloat16}) {
+          for (const DType result : {DType::float32, DType::bfloat16}) {
+            Case c{.size = size,
+                   .operands = operands,
                    .result = result,
                    .transpose_a = transpose_a,
                    .transpose_b = transpose_b,
-                   .bias = true,
-                   .mode = mode},
-                  *stream, in_small_blocks);
+                   .bias = transpose_a != transpose_b,
+                   .misalign = 1};
+            for (const Multiply multiply : {Multiply(in_small_blocks), Multiply(uncut)}) {
+              c.mode = GradientMode::overwrite;
+              c.gelu = c.preactivation = false;
+              check(c, stream, multiply);
+              c.mode = GradientMode::accumulate;
+              check(c, stream, multiply);
+              c.mode = GradientMode::overwrite;
+              c.gelu = true;
+              c.preactivation = transpose_b;
+              check(c, stream, multiply);
+            }
           }
-          check({.size = size,
-                 .operands = DType::bfloat16,
-                 .result = result,
-                 .transpose_a = transpose_a,
-                 .transpose_b = transpose_b,
-                 .bias = true,
-                 .gelu = true,
-                 .preactivation = transpose_b},
-                *stream, in_small_blocks);
         }
       }
     }
   }
+  check({.size = {20, 40, 2100}, .operands = DType::bfloat16, .transpose_b = true}, stream, uncut);
+}
+
+static void check_packed_threads(Stream& stream);
+TEST_CASE("packed products do not depend on blocks and threads") { every_stream(check_packed_threads); }
+static void check_packed_threads(Stream& stream) {
+  const int before = omp_get_max_threads();
+  for (const Size& size : {Size{200, 90, 300}, Size{10, 2000, 300}, Size{300, 35, 600}}) {
+    const HostArray a = random_normal(DType::bfloat16, {size.m, size.k}, 1);
+    const HostArray b = random_normal(DType::bfloat16, {size.n, size.k}, 2);
+    HostArray one(DType::float32, {size.m, size.n});
+    omp_set_num_threads(1);
+    cpu::matmul_packed({.a = a, .b = b, .y = one, .transpose_b = true}, stream);
+    for (const int threads : {2, 3, 5}) {
+      HostArray several(DType::float32, {size.m, size.n});
+      omp_set_num_threads(threads);
+      cpu::matmul_packed({.a = a, .b = b, .y = several, .transpose_b = true}, stream,
+                         {.depth = 100, .chunk = 250, .b_bytes = 1 << 16});
+      CAPTURE(threads, size.m);
+      check_close(several, one, 0.0, "y");
+    }
+  }
+  omp_set_num_threads(before);
 }
 
 TEST_CASE("the processor's own bf16 products agree with the oracle, whether they are the faster ones or not") {
@@ -194,7 +224,7 @@ TEST_CASE("the processor's own bf16 products agree with the oracle, whether they
                                      .result = args.y.dtype(),
                                      .bias = static_cast<bool>(args.bias),
                                      .accumulate = args.mode == GradientMode::accumulate};
-    if (!cpu::onednn_supports(product)) return cpu::matmul_widened(args, stream);
+    if (!cpu::onednn_supports(product)) return cpu::matmul_packed(args, stream);
     void* scratch = stream.scratch(cpu::onednn_scratch_bytes(product));
     cpu::onednn_run(product, {args.a.data(), args.b.data(), args.bias.data(), args.y.data(), scratch});
   };
