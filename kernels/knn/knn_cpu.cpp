@@ -18,9 +18,15 @@
 #define DINO_KNN_CPU_ONCE
 namespace dino::cpu {
 
-/// A tile of products: six queries against bank rows whose packed form stays in the second-level cache.
+/// A tile of products: six queries against bank rows whose packed form stays in the second-level cache. The more of
+/// them, the less often all queries come by from memory.
 inline constexpr std::int64_t kTileQueries = 6;
-inline constexpr std::int64_t kTileRows = 128;
+inline constexpr std::int64_t kMostTileRows = 512;
+inline std::int64_t tile_rows(std::int64_t channels) {
+  constexpr std::int64_t kPacked_bytes = 768 << 10, kPanels = 64;  // a multiple of every panel's width
+  const std::int64_t rows = kPacked_bytes / (channels * std::int64_t{sizeof(float)});
+  return std::clamp(rows / kPanels * kPanels, kPanels, kMostTileRows);
+}
 
 /// The k best of a query so far, as a heap with the worst on top.
 struct Heap {
@@ -89,7 +95,7 @@ void pack(const float* bank, std::int64_t rows, std::int64_t channels, float* pa
   }
 }
 
-/// products[i · kTileRows + column] = query i · panel column, for six queries.
+/// products[i · kMostTileRows + column] = query i · panel column, for six queries.
 void multiply_panel(const float* const (&q)[kTileQueries], const float* panel, std::int64_t channels, float* products) {
   const FloatTag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -119,8 +125,8 @@ void multiply_panel(const float* const (&q)[kTileQueries], const float* panel, s
     b5 = hn::MulAdd(s, y, b5);
   }
   const auto put = [&](std::int64_t i, FloatVector a, FloatVector b) {
-    hn::StoreU(a, d, products + i * kTileRows);
-    hn::StoreU(b, d, products + i * kTileRows + lanes);
+    hn::StoreU(a, d, products + i * kMostTileRows);
+    hn::StoreU(b, d, products + i * kMostTileRows + lanes);
   };
   put(0, a0, b0);
   put(1, a1, b1);
@@ -145,7 +151,7 @@ void offer(const float* similarity, std::int64_t n, std::int64_t first, Heap& he
 }
 
 void neighbors_of_range(const NearestNeighbors& args, std::int64_t begin, std::int64_t end, float* packed) {
-  HWY_ALIGN float products[kTileQueries * kTileRows];
+  HWY_ALIGN float products[kTileQueries * kMostTileRows];
   const std::int64_t channels = args.queries.extent(1);
   const std::int64_t rows = args.bank.extent(0);
   const std::int64_t k = args.similarities.extent(1);
@@ -155,8 +161,9 @@ void neighbors_of_range(const NearestNeighbors& args, std::int64_t begin, std::i
   };
   std::fill(heap_of(begin).values, heap_of(end).values, -std::numeric_limits<float>::infinity());
   std::fill(heap_of(begin).indices, heap_of(end).indices, std::numeric_limits<std::int32_t>::max());
-  for (std::int64_t first = 0; first < rows; first += kTileRows) {
-    const std::int64_t n = std::min(kTileRows, rows - first);
+  const std::int64_t most = tile_rows(channels);
+  for (std::int64_t first = 0; first < rows; first += most) {
+    const std::int64_t n = std::min(most, rows - first);
     pack(args.bank.as<float>() + first * channels, n, channels, packed);
     for (std::int64_t q = begin; q < end; q += kTileQueries) {
       const std::int64_t present = std::min(kTileQueries, end - q);
@@ -167,7 +174,7 @@ void neighbors_of_range(const NearestNeighbors& args, std::int64_t begin, std::i
       }
       for (std::int64_t i = 0; i < present; ++i) {
         Heap heap = heap_of(q + i);
-        offer(products + i * kTileRows, n, first, heap);
+        offer(products + i * kMostTileRows, n, first, heap);
       }
     }
   }
@@ -192,7 +199,8 @@ HWY_EXPORT(nearest_neighbors_all);
 
 void nearest_neighbors(const NearestNeighbors& args, Stream& stream) {
   check(args);
-  const std::size_t bytes_per_thread = static_cast<std::size_t>(kTileRows * args.bank.extent(1)) * sizeof(float);
+  const std::size_t bytes_per_thread =
+      static_cast<std::size_t>(tile_rows(args.bank.extent(1)) * args.bank.extent(1)) * sizeof(float);
   auto* scratch =
       static_cast<std::byte*>(stream.scratch(bytes_per_thread * static_cast<std::size_t>(omp_get_max_threads())));
   HWY_DYNAMIC_DISPATCH(nearest_neighbors_all)(args, scratch, bytes_per_thread);
