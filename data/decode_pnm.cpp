@@ -17,8 +17,8 @@ class Header {
  public:
   explicit Header(std::span<const std::byte> bytes) : bytes_(bytes) {}
 
-  /// Nothing where there is no number, or a larger one than a picture could have.
-  std::optional<int> next() {
+  /// -1 where there is no number, or a larger one than a picture could have.
+  int next() {
     constexpr int kLargest = std::numeric_limits<int>::max();
     while (is_space(peek()) || peek() == '#') {
       if (peek() == '#') {
@@ -27,11 +27,11 @@ class Header {
         ++at_;
       }
     }
-    if (peek() < '0' || peek() > '9') return std::nullopt;
+    if (peek() < '0' || peek() > '9') return -1;
     std::int64_t value = 0;
     for (; peek() >= '0' && peek() <= '9'; ++at_) {
       value = value * 10 + (peek() - '0');
-      if (value > kLargest) return std::nullopt;
+      if (value > kLargest) return -1;
     }
     return static_cast<int>(value);
   }
@@ -56,28 +56,28 @@ void decode_pnm(std::span<const std::byte> bytes, std::string_view name, const D
                 int& height, int& width, std::vector<std::uint8_t>& pixels) {
   const std::size_t stored = bytes[1] == std::byte{'6'} ? 3 : 1;
   Header header(bytes);
-  const std::optional<int> columns = header.next();
-  const std::optional<int> rows = columns ? header.next() : std::nullopt;
-  const std::optional<int> largest = rows ? header.next() : std::nullopt;
+  const int columns = header.next();
+  const int rows = header.next();
+  const int largest = header.next();
   const auto samples = header.rest();
-  require(largest.value_or(0) > 0 && *columns > 0 && *rows > 0 && samples, "decode",
-          "{}: broken PNM: its header makes no sense", name);
-  require(*largest <= 255, "decode", "{}: a PNM of 16 bits a channel cannot be read; try one of 8 bits", name);
-  const std::int64_t count = std::int64_t{*rows} * *columns;
+  require(columns > 0 && rows > 0 && largest > 0 && samples, "decode", "{}: broken PNM: its header makes no sense",
+          name);
+  require(largest <= 255, "decode", "{}: a PNM of 16 bits a channel cannot be read; try one of 8 bits", name);
+  const std::int64_t count = std::int64_t{rows} * columns;
   require(count <= options.max_pixels, "decode", "{}: picture too large; got {}×{} pixels, expected at most {} in all",
-          name, *columns, *rows, options.max_pixels);
+          name, columns, rows, options.max_pixels);
   require(samples->size() / stored >= static_cast<std::size_t>(count), "decode",
           "{}: truncated PNM: the file ends inside the picture; copy it again", name);
   const auto large = lock_if_large(count);
-  height = *rows;
-  width = *columns;
+  height = rows;
+  width = columns;
   pixels.resize(static_cast<std::size_t>(count) * static_cast<std::size_t>(channels));
   const std::byte* in = samples->data();
   std::uint8_t* out = pixels.data();
   for (std::int64_t i = 0; i < count; ++i, in += stored, out += channels) {
     for (std::size_t c = 0; c < 3; ++c) {
-      const int value = std::min(std::to_integer<int>(in[stored == 3 ? c : 0]), *largest);
-      out[c] = static_cast<std::uint8_t>((value * 255 + *largest / 2) / *largest);
+      const int value = std::min(std::to_integer<int>(in[stored == 3 ? c : 0]), largest);
+      out[c] = static_cast<std::uint8_t>((value * 255 + largest / 2) / largest);
     }
     if (channels == 4) out[3] = 255;
   }
