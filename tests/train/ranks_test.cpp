@@ -14,7 +14,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <bit>
 #include <csignal>
+#include <cstdint>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -26,6 +28,9 @@ using test::check_close;
 using test::contains;
 using test::DrawnPictures;
 using test::TemporaryFolder;
+
+/// The smallest change there is.
+void flip_last_bit(float& value) { value = std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ 1u); }
 
 /// What a rank is given, where it is not the same for all.
 struct RankSetup {
@@ -379,7 +384,7 @@ TEST_CASE("weights that part on the way are caught with the parameter's name") {
       if (rank == 2) {  // one bit
         const ParameterStore& store = networks.store();
         const ParameterInfo& info = networks.layout()[*networks.layout().find("backbone.blocks.1.mlp.fc1.weight")];
-        store.student.as<std::int32_t>()[info.offset + 7] ^= 1;
+        flip_last_bit(store.student.as<float>()[info.offset + 7]);
       }
       return Evaluation{.score = 1, .summary = "none", .numbers = no_numbers()};
     };
@@ -403,7 +408,7 @@ TEST_CASE("different weights at the start are caught") {
       require_same_state(communicator, networks, {});
       if (rank == 1) {
         const ParameterInfo& info = networks.layout()[*networks.layout().find("backbone.blocks.1.mlp.fc1.weight")];
-        networks.store().teacher.as<std::int32_t>()[info.offset + info.size() - 1] ^= 1;
+        flip_last_bit(networks.store().teacher.as<float>()[info.offset + info.size() - 1]);
       }
       errors[static_cast<std::size_t>(rank)] = test::error_of([&] { require_same_state(communicator, networks, {}); });
     });
