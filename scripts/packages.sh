@@ -4,6 +4,7 @@ DINO_BUILD_PACKAGES="build-essential cmake ninja-build pkg-config libdnnl-dev oc
 libtomlplusplus-dev libcli11-dev libjpeg-dev libstb-dev libzip-dev libarchive-dev libmd-dev zlib1g-dev curl ca-certificates"
 DINO_TEST_PACKAGES="catch2 libbenchmark-dev libboost-context-dev libopenmpi-dev openmpi-bin"
 DINO_FUZZ_PACKAGES="clang-14 libclang-rt-14-dev"
+DINO_TSAN_PACKAGES="libomp-14-dev"
 DINO_DEMO_PACKAGES="tuxpaint-stamps-default mate-backgrounds"
 
 # need_packages PACKAGE…: installs what is missing with apt when run as root or with sudo, else names it and fails.

@@ -36,7 +36,7 @@ nlohmann::json plan_json(std::vector<std::string> more) {
 
 /// So many bytes of addresses. glibc gives each thread a heap of 64 MiB of them, as many as it likes; here all share
 /// one.
-ProgramLimits few_addresses(std::int64_t bytes) {
+[[maybe_unused]] ProgramLimits few_addresses(std::int64_t bytes) {
   return {.address_bytes = bytes, .environment = {"MALLOC_ARENA_MAX=1", "OMP_NUM_THREADS=1"}};
 }
 
@@ -169,7 +169,8 @@ TEST_CASE("plan refuses an unknown device with the names that it knows") {
   CHECK(contains(outcome.errors, "expected cpu or one of h200, h100"));
 }
 
-#if !defined(__SANITIZE_ADDRESS__)  // which maps terabytes of addresses
+// Sanitizers map terabytes of addresses.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 TEST_CASE("train refuses what does not fit into a limited address space, and its advice works") {
   const Run run;
   const std::int64_t needed = needed_bytes(plan_json({run.config(), "--no_speed"}));
