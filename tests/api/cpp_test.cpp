@@ -27,7 +27,7 @@ dino_cuda::Model open_golden() {
 
 TEST_CASE("The C++ API gives what the C API gives") {
   const dino_cuda::Model model = open_golden();
-  CHECK(model.device() == "CPU, 1 threads");
+  CHECK(model.device() == "CPU, 1 thread");
   CHECK(dino_cuda::version() == dino_version());
   const dino_cuda::Picture photo((golden_dir() / "photo.png").string());
   const dino_image image = photo.image();

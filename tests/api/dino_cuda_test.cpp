@@ -208,7 +208,7 @@ TEST_CASE("A model tells its architecture and its device") {
   CHECK(info.patch_px == std::stoi(file.metadata("patch_size")));
   CHECK(info.image_px == std::stoi(file.metadata("img_size")));
   CHECK(info.parameters > 0);
-  CHECK(std::string(dino_model_device(model)) == "CPU, 1 threads");
+  CHECK(std::string(dino_model_device(model)) == "CPU, 1 thread");
   CHECK(std::string(dino_model_device(nullptr)).empty());
   CHECK(std::string(dino_version()) == DINO_VERSION);
   for (dino_status status = DINO_OK; status <= DINO_FAILED; ++status)

@@ -17,12 +17,6 @@ using namespace dino::test;
 
 namespace {
 
-/// Waits until a running program has logged so many steps.
-void await_steps(Program& program, const std::filesystem::path& run, std::ptrdiff_t steps) {
-  while (program.is_running() && lines_of(run / "log.jsonl") < steps)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-}
-
 /// A run of 200 steps, with pictures to draw.
 void take_a_while(TrainConfig& config) { config.epochs = 50; }
 
@@ -73,10 +67,9 @@ TEST_CASE("A second run into a folder is refused with the first one's process, a
   CHECK(outcome.status == 0);
   CHECK_FALSE(contains(outcome.errors, "warning"));
   CHECK(lines_of(run / "log.jsonl") == 200);
-  std::vector<std::string> names = files_in(run);
-  std::erase_if(names, [](const std::string& name) { return name.starts_with("film/"); });
-  CHECK(names == std::vector<std::string>{"config.toml", "environment.jsonl", "film", "health.jsonl", "knn.jsonl",
-                                          "last.safetensors", "log.jsonl", "previous.safetensors", "report.html"});
+  CHECK(files_besides_film(run) == std::vector<std::string>{"config.toml", "environment.jsonl", "film", "health.jsonl",
+                                                            "knn.jsonl", "last.safetensors", "log.jsonl",
+                                                            "previous.safetensors", "report.html"});
   // Nobody is at work there now.
   CHECK(contains(run_program(scene.command("run")).errors, "holds a run already"));
 }

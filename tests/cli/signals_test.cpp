@@ -18,21 +18,8 @@ using namespace dino::test;
 
 namespace {
 
-/// Waits until a running program has logged so many steps.
-void await_steps(Program& program, const std::filesystem::path& run, std::ptrdiff_t steps) {
-  while (program.is_running() && lines_of(run / "log.jsonl") < steps)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-}
-
 std::span<const std::byte> bytes_of(const ConstArray& array) {
   return {static_cast<const std::byte*>(array.data()), array.size_bytes()};
-}
-
-/// The film of an epoch at whose end the signal comes is cut short: there is no time to lose.
-std::vector<std::string> names_besides_film(const std::filesystem::path& run) {
-  std::vector<std::string> names = files_in(run);
-  std::erase_if(names, [](const std::string& name) { return name.starts_with("film/"); });
-  return names;
 }
 
 /// A run of 400 steps, which takes a second or two.
@@ -72,7 +59,7 @@ TEST_CASE("A run that is stopped by a signal goes on to the same end, bit for bi
     INFO(rest.errors);
     REQUIRE(rest.status == 0);
     CHECK(lines_of(scene.run(name) / "log.jsonl") == steps);
-    CHECK(names_besides_film(scene.run(name)) == names_besides_film(scene.run("whole")));
+    CHECK(files_besides_film(scene.run(name)) == files_besides_film(scene.run("whole")));
     const SafetensorsFile got = SafetensorsFile::read(scene.run(name) / "last.safetensors");
     REQUIRE(got.names() == expected.names());
     for (const std::string& tensor : got.names()) {

@@ -10,8 +10,10 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <sstream>
+#include <thread>
 
 namespace dino::test {
 
@@ -90,6 +92,17 @@ std::vector<std::string> files_in(const std::filesystem::path& folder) {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+std::vector<std::string> files_besides_film(const std::filesystem::path& run) {
+  std::vector<std::string> names = files_in(run);
+  std::erase_if(names, [](const std::string& name) { return name.starts_with("film/"); });
+  return names;
+}
+
+void await_steps(Program& program, const std::filesystem::path& run, std::ptrdiff_t steps) {
+  while (program.is_running() && lines_of(run / "log.jsonl") < steps)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 }  // namespace dino::test

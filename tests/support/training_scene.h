@@ -1,5 +1,6 @@
 #pragma once
 
+#include "tests/support/program.h"
 #include "tests/support/temporary_folder.h"
 #include "train/config.h"
 
@@ -49,5 +50,10 @@ void check_same_run(const std::filesystem::path& got, const std::filesystem::pat
 
 /// The names of the files and folders in a folder and those within it, in order.
 std::vector<std::string> files_in(const std::filesystem::path& folder);
+/// Those of a run without the pictures of its film: a signal at the end of an epoch cuts that epoch's short.
+std::vector<std::string> files_besides_film(const std::filesystem::path& run);
+
+/// Waits until a running program has logged so many steps.
+void await_steps(Program& program, const std::filesystem::path& run, std::ptrdiff_t steps);
 
 }  // namespace dino::test
