@@ -3,6 +3,7 @@
 #include "cli/config_options.h"
 #include "cli/machine.h"
 #include "cli/output.h"
+#include "engine/communicators/connect.h"
 #include "engine/machine.h"
 #include "engine/progress.h"
 #include "engine/random.h"
@@ -240,8 +241,10 @@ int bench_step(const StepOptions& options) {
   const TrainConfig config = effective_config(options.config, overrides);
   const std::unique_ptr<Context> context = open_machine(config.device, config.threads);
   const DType compute_type = compute_type_for(config.precision, context->device());
-  SingleProcess communicator;
-  StudentTeacher networks(*context, communicator, config, compute_type);
+  const bool by_nccl = config.communicator == "nccl";
+  const std::unique_ptr<Communicator> communicator =
+      by_nccl ? connect_one_rank_by_nccl(config.collective_timeout_s, *context) : std::make_unique<SingleProcess>();
+  StudentTeacher networks(*context, *communicator, config, compute_type);
   const StepMeasurement m = measure_step(*context, networks, config, options);
 
   const bool on_cpu = context->device() == Device::cpu;
@@ -259,6 +262,7 @@ int bench_step(const StepOptions& options) {
                                    {"device", on_cpu ? "cpu" : "cuda"},
                                    {"threads", threads},
                                    {"precision", precision},
+                                   {"communicator", by_nccl ? "nccl" : "none"},
                                    {"arch", config.arch},
                                    {"depth", networks.vit().config().depth},
                                    {"patch_size", config.patch_size},
@@ -316,7 +320,8 @@ void add_bench_step_command(CLI::App& bench, Run& run) {
       "and update. Every key of the configuration is an option; lr is fixed and the last layer is trained.\n\n"
       "  dino_cuda bench step --arch vit_small --batch 4\n"
       "  dino_cuda bench step --arch vit_tiny --patch_size 8 --global_crops_size 64 --local_crops_size 32 --batch 32\n"
-      "  dino_cuda bench step --config configs/scenes.toml --json\n");
+      "  dino_cuda bench step --config configs/scenes.toml --json\n"
+      "  dino_cuda bench step --communicator nccl      on a GPU: sums over one rank by NCCL, for what it costs\n");
   auto options = std::make_shared<StepOptions>();
   command->add_option("--config", options->config, "TOML file; what it leaves out has the official default")
       ->type_name("FILE");

@@ -190,6 +190,11 @@ detail_step() {
 }
 detail_step_bf16() { detail_step step_bf16; }
 detail_step_fp32() { detail_step step_fp32; }
+detail_step_nccl() {
+  printf '%s' "$(detail_step step_nccl)"
+  awk -v with="$(number step_nccl step_ms)" -v without="$(number step_bf16 step_ms)" \
+    'BEGIN { if (with > 0 && without > 0) printf ", %.3f times the time without NCCL\n", with / without; else print "" }'
+}
 detail_pytorch_eager() { detail_step pytorch_eager; }
 detail_pytorch_compiled() { detail_step pytorch_compiled; }
 # pytorch NAME SECONDS OPTION…: PyTorch's step.
@@ -235,6 +240,8 @@ if [ "$quick" = no ]; then
   bench=("$start" ./dino_cuda bench step --device "$device" --json "${steps[@]}")
   stage step_bf16 60 "${bench[@]}" "${step[@]}" --precision bf16
   stage step_fp32 60 "${bench[@]}" "${step_fp32[@]}" --precision fp32
+  # The sums of the gradients over one rank, within the graph of the step.
+  if [ $rehearse = no ]; then stage step_nccl 60 "${bench[@]}" "${step[@]}" --precision bf16 --communicator nccl; fi
   pytorch pytorch_eager 60 "${step[@]}" "${steps[@]}" --precision $amp
   stage operations 150 "$start" ./dino_cuda bench --device "$device" "${operations[@]}" --json "$logs/operations.json"
   # A library's wrong access ends the use of the GPU for the whole process.

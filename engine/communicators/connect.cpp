@@ -53,6 +53,12 @@ void require_same_device(HostCommunicator& host, Device device) {
   }
 }
 
+std::unique_ptr<Communicator> connect_gpus(std::unique_ptr<HostCommunicator> host, Context& context, double timeout_s) {
+  require(&make_nccl_communicator != nullptr, "launch",
+          "this program was built without NCCL; try a build where the CUDA toolkit has it, or --communicator tcp");
+  return make_nccl_communicator(std::move(host), context.stream(), timeout_s);
+}
+
 }  // namespace
 
 std::unique_ptr<Communicator> connect_ranks(const World& world, const std::string& kind, double timeout_s,
@@ -67,9 +73,12 @@ std::unique_ptr<Communicator> connect_ranks(const World& world, const std::strin
   auto host = by_mpi ? connect_by_mpi(world, timeout_s) : connect_by_tcp(world, timeout_s);
   require_same_device(*host, context.device());
   if (!gpu || (kind != "auto" && kind != "nccl")) return host;
-  require(&make_nccl_communicator != nullptr, "launch",
-          "this program was built without NCCL; try a build where the CUDA toolkit has it, or --communicator tcp");
-  return make_nccl_communicator(std::move(host), context.stream(), timeout_s);
+  return connect_gpus(std::move(host), context, timeout_s);
+}
+
+std::unique_ptr<Communicator> connect_one_rank_by_nccl(double timeout_s, Context& context) {
+  require(context.device() == Device::cuda, "launch", "NCCL is for GPUs, and this is the CPU; try --communicator auto");
+  return connect_gpus(std::make_unique<TcpCommunicator>(TcpOptions{}), context, timeout_s);
 }
 
 }  // namespace dino

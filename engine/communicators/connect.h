@@ -16,6 +16,10 @@ namespace dino {
 std::unique_ptr<Communicator> connect_ranks(const World& world, const std::string& kind, double timeout_s,
                                             Context& context);
 
+/// One rank whose sums go through NCCL all the same, to see what that costs. Throws Error where the context is no GPU or
+/// there is no NCCL.
+std::unique_ptr<Communicator> connect_one_rank_by_nccl(double timeout_s, Context& context);
+
 // Weak, as CUDA kernels are (docs/adr/0004): a program has it when it was built with the toolkit.
 
 /// The ranks of `host` with NCCL between their GPUs, each on its own: of this rank the one of `stream`. `host` brings

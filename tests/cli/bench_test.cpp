@@ -48,6 +48,15 @@ TEST_CASE("bench step prints exactly one JSON object with what was measured") {
   CHECK(json.at("loss").get<double>() < std::log(64.0) + 0.5);
 }
 
+TEST_CASE("bench step does not take the CPU for GPUs that NCCL could connect") {
+  const auto [status, output, errors] = run(kSmall + "--device cpu --communicator nccl");
+  INFO(errors);
+  CHECK(status == 1);
+  CHECK(output.empty());
+  CHECK(test::is_one_line_error(errors));
+  CHECK(errors.find("NCCL is for GPUs") != std::string::npos);
+}
+
 TEST_CASE("bench step measures bf16 and accumulation") {
   const auto [status, output, errors] = run(kSmall + "--precision bf16 --accumulation 3 --json");
   CHECK(status == 0);
