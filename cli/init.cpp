@@ -147,6 +147,10 @@ int init(const InitCommand& options) {
           summary.broken_example);
 
   SuggestedConfig suggested = suggest_config(summary, machine);
+  if (machine.has_gpu && machine.memory_bytes == 0) {
+    suggested.notes.push_back("the GPU is not in this machine, so its memory is not known; dino_cuda plan " +
+                              options.out + " --for NAME tells the largest batch of one by name");
+  }
   suggested.config.data_path = options.images;
   suggested.config.output_dir = "runs/" + name_of_run(options.images);
   suggested.reasons.push_back({"data_path", "the pictures, from where train is called"});

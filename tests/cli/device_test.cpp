@@ -1,5 +1,6 @@
 #include "tests/support/catch.h"
 #include "tests/support/program.h"
+#include "tests/support/training_scene.h"
 
 namespace dino {
 namespace {
@@ -49,6 +50,17 @@ TEST_CASE("a device that is none is refused") {
   CHECK(outcome.status != 0);
   CHECK(test::is_one_line_error(outcome.errors));
   CHECK(outcome.errors.find("expected auto, cpu, cuda or cuda:N") != std::string::npos);
+}
+
+TEST_CASE("init configures for a GPU that is elsewhere, and says so") {
+  const test::TrainingScene scene([](TrainConfig&) {});
+  const std::filesystem::path out = scene.folder() / "gpu.toml";
+  const test::Outcome outcome =
+      test::run_program({"init", (scene.folder() / "images").string(), "--device", "cuda:77", "--out", out.string()});
+  INFO(outcome.errors);
+  CHECK(outcome.status == 0);
+  CHECK(std::filesystem::exists(out));
+  CHECK((outcome.output + outcome.errors).find("note: the GPU is not in this machine") != std::string::npos);
 }
 
 }  // namespace
