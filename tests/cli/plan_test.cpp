@@ -75,7 +75,7 @@ class Run {
   std::string config_;
 };
 
-std::int64_t needed_bytes(const nlohmann::json& json) {
+[[maybe_unused]] std::int64_t needed_bytes(const nlohmann::json& json) {
   return json.at("device_bytes").get<std::int64_t>() + json.at("host_bytes").get<std::int64_t>();
 }
 
