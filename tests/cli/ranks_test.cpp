@@ -175,8 +175,9 @@ TEST_CASE("ranks that are processes train what one process trains") {
 #ifdef DINO_MPIEXEC
 namespace {
 ProgramLimits mpirun(int ranks, const Words& more = {}) {
-  return {.launcher = Words{DINO_MPIEXEC, "--allow-run-as-root", "--oversubscribe"} + more +
-                      Words{"-n", std::to_string(ranks)}};
+  return {.launcher =
+              Words{DINO_MPIEXEC, "--allow-run-as-root", "--oversubscribe"} + more + Words{"-n", std::to_string(ranks)},
+          .environment = {kNoLeakCheck}};
 }
 }  // namespace
 
@@ -191,7 +192,7 @@ TEST_CASE("ranks under mpirun train what one process trains") {
   }
   // What MPI starts can speak TCP as well.
   ProgramLimits limits = mpirun(2);
-  limits.environment = {"MASTER_ADDR=127.0.0.1", fmt::format("MASTER_PORT={}", free_port())};
+  limits.environment = {kNoLeakCheck, "MASTER_ADDR=127.0.0.1", fmt::format("MASTER_PORT={}", free_port())};
   run_well(scene.train("tcp", 2) + Words{"--communicator", "tcp"}, limits);
   check_same_run(scene.run("tcp"), scene.run("one"));
 }

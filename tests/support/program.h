@@ -11,6 +11,9 @@
 
 namespace dino::test {
 
+/// In the environment of processes with Open MPI, which leaves memory behind: what the address sanitizer is told.
+inline constexpr const char* kNoLeakCheck = "LSAN_OPTIONS=detect_leaks=0";
+
 /// What a finished program left behind.
 struct Outcome {
   int status = 0;  // of its exit; 128 + the signal that killed it
