@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <limits>
@@ -94,11 +95,18 @@ struct Entry {
 SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
   constexpr std::uint64_t kMaxHeaderBytes = std::uint64_t{100} << 20;
   std::error_code error;
-  const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
-  require(!error, kWhere, "cannot read {}: {}", path.string(), error.message());
+  require(std::filesystem::file_size(path, error) != std::uintmax_t(-1), kWhere, "cannot read {}: {}", path.string(),
+          error.message());
+
+  // The size of what was opened: a run may put another file in its place meanwhile.
+  std::ifstream stream(path, std::ios::binary | std::ios::ate);
+  require(stream.is_open(), kWhere, "cannot read {}: {}", path.string(), std::strerror(errno));
+  const auto end = static_cast<std::int64_t>(stream.tellg());
+  require(end >= 0, kWhere, "cannot read {}: it has no end", path.string());
+  const auto file_bytes = static_cast<std::uint64_t>(end);
+  stream.seekg(0);
   require(file_bytes >= 8, kWhere, "{} is too short to be a safetensors file: {} bytes", path.string(), file_bytes);
 
-  std::ifstream stream(path, std::ios::binary);
   std::uint64_t header_bytes = 0;
   stream.read(reinterpret_cast<char*>(&header_bytes), 8);
   require(stream.good() && header_bytes <= std::min(file_bytes - 8, kMaxHeaderBytes), kWhere,

@@ -6,10 +6,14 @@
 #include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
 
+#include <atomic>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <string>
+#include <thread>
+#include <vector>
 
 using namespace dino;
 using namespace dino::test;
@@ -282,4 +286,27 @@ TEST_CASE("Tensors are fetched one after the other, in the order of the file") {
   CHECK_THROWS_AS(write_safetensors(folder.file, {{"x", DType::float32, Shape{2}, fill("x", 1)}},
                                     std::map<std::string, std::string>()),
                   Error);
+}
+
+TEST_CASE("a safetensors file is read whole while others take its place") {
+  const Folder folder;
+  const std::vector<float> values(5000, 1.0F);
+  const auto write = [&](std::int64_t size) {
+    write_safetensors(folder.file, {{"x", ConstArray(values.data(), Shape{size})}});
+  };
+  write(1);
+  std::atomic<bool> done = false;
+  std::thread writer([&] {
+    for (int i = 0; i < 300; ++i) write(i % 2 == 0 ? 5000 : 1);
+    done = true;
+  });
+  int reads = 0;
+  std::string errors;
+  for (; !done || reads < 300; ++reads)
+    errors += error_of([&] {
+      const std::int64_t size = SafetensorsFile::read(folder.file)["x"].size();
+      require(size == 1 || size == 5000, "test", "got {} elements", size);
+    });
+  writer.join();
+  CHECK(errors == "");
 }
