@@ -90,6 +90,22 @@ Attention attention_of(Session& session, const Group& group, std::int64_t width,
   return {group.sequences, heads, width / heads, q, k, v, out, logsumexp.data()};
 }
 
+/// Of packed tokens: qkv (T, 3C), `out` (T, C).
+Attention attention_of(Session& session, const Group& group, std::int64_t heads, const ConstArray& qkv,
+                       const ConstArray& out) {
+  const std::int64_t width = out.extent(1);
+  return attention_of(session, group, width, heads, heads_at(qkv, group, 0), heads_at(qkv, group, width),
+                      heads_at(qkv, group, 2 * width), heads_at(out, group, 0));
+}
+
+/// Of one query a sequence, and its packed keys and values; `out` (S, C).
+template <typename Args>
+Attention cls_attention_of(Session& session, const Group& group, const Args& args, const ConstArray& out) {
+  const std::int64_t width = out.extent(1);
+  return attention_of(session, group, width, args.heads, heads_of_sequences(args.q, group), heads_at(args.kv, group, 0),
+                      heads_at(args.kv, group, width), heads_of_sequences(out, group));
+}
+
 /// Calls the plans one after the other.
 Call call_of(const std::shared_ptr<Session>& session, const std::vector<std::size_t>& plans) {
   return [session, plans] {
@@ -125,12 +141,9 @@ Call call_of(const std::shared_ptr<Session>& session, const std::vector<Backward
 
 Call attention_forward(Bench& bench, const AttentionForward& args) {
   const auto session = std::make_shared<Session>(bench);
-  const std::int64_t width = args.out.extent(1);
   std::vector<std::size_t> plans;
   for (const Group& group : groups_of(bench)) {
-    const Attention attention =
-        attention_of(*session, group, width, args.heads, heads_at(args.qkv, group, 0), heads_at(args.qkv, group, width),
-                     heads_at(args.qkv, group, 2 * width), heads_at(args.out, group, 0));
+    const Attention attention = attention_of(*session, group, args.heads, args.qkv, args.out);
     plans.push_back(session->add(attention_forward_graph(session->api(), attention)));
   }
   return call_of(session, plans);
@@ -142,9 +155,7 @@ Call attention_backward(Bench& bench, const AttentionBackward& args) {
   const Array out = session->scratch(args.d_out.dtype(), args.d_out.shape());
   std::vector<Backward> passes;
   for (const Group& group : groups_of(bench)) {
-    const Attention attention =
-        attention_of(*session, group, width, args.heads, heads_at(args.qkv, group, 0), heads_at(args.qkv, group, width),
-                     heads_at(args.qkv, group, 2 * width), heads_at(out, group, 0));
+    const Attention attention = attention_of(*session, group, args.heads, args.qkv, out);
     passes.push_back(add_backward(*session, attention, heads_at(args.d_out, group, 0), heads_at(args.d_qkv, group, 0),
                                   heads_at(args.d_qkv, group, width), heads_at(args.d_qkv, group, 2 * width)));
   }
@@ -153,12 +164,9 @@ Call attention_backward(Bench& bench, const AttentionBackward& args) {
 
 Call cls_attention_forward(Bench& bench, const ClsAttentionForward& args) {
   const auto session = std::make_shared<Session>(bench);
-  const std::int64_t width = args.out.extent(1);
   std::vector<std::size_t> plans;
   for (const Group& group : groups_of(bench)) {
-    const Attention attention =
-        attention_of(*session, group, width, args.heads, heads_of_sequences(args.q, group), heads_at(args.kv, group, 0),
-                     heads_at(args.kv, group, width), heads_of_sequences(args.out, group));
+    const Attention attention = cls_attention_of(*session, group, args, args.out);
     plans.push_back(session->add(attention_forward_graph(session->api(), attention)));
   }
   return call_of(session, plans);
@@ -170,9 +178,7 @@ Call cls_attention_backward(Bench& bench, const ClsAttentionBackward& args) {
   const Array out = session->scratch(args.d_out.dtype(), args.d_out.shape());
   std::vector<Backward> passes;
   for (const Group& group : groups_of(bench)) {
-    const Attention attention =
-        attention_of(*session, group, width, args.heads, heads_of_sequences(args.q, group), heads_at(args.kv, group, 0),
-                     heads_at(args.kv, group, width), heads_of_sequences(out, group));
+    const Attention attention = cls_attention_of(*session, group, args, out);
     passes.push_back(add_backward(*session, attention, heads_of_sequences(args.d_out, group),
                                   heads_of_sequences(args.dq, group), heads_at(args.d_kv, group, 0),
                                   heads_at(args.d_kv, group, width)));
