@@ -194,6 +194,6 @@ TEST_CASE("What is installed serves a project of its own") {
                   quoted(fs::path(DINO_SOURCE_DIR) / "examples/embed/similarity.c") +
                   " -o by_pkg_config $(PKG_CONFIG_PATH=" + quoted(libraries / "pkgconfig") +
                   " pkg-config --cflags --libs dino_cuda) -lm");
-  CHECK(run(folder, "LD_LIBRARY_PATH=" + quoted(libraries) + " " + quoted(folder.path() / "by_pkg_config") + " " +
-                        weights + " " + both) == similarity);
+  CHECK(run(folder, "LD_LIBRARY_PATH=" + quoted(libraries) + "${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} " +
+                        quoted(folder.path() / "by_pkg_config") + " " + weights + " " + both) == similarity);
 }
