@@ -4,6 +4,7 @@
 #include "engine/communicators/threads.h"
 #include "evaluate/held_out.h"
 #include "evaluate/knn_monitor.h"
+#include "tests/evaluate/flat.h"
 #include "tests/support/catch.h"
 #include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
@@ -77,6 +78,48 @@ TEST_CASE("Features of a set without any good picture are an error") {
   const SomeBroken none(3, {0, 1, 2});
   CHECK_THROWS_AS(pixels(none), Error);
   CHECK_THROWS_AS(network_features(none), Error);
+}
+
+TEST_CASE("Linear features are the CLS tokens of the last blocks, or CLS and patch average interleaved") {
+  const auto context = make_cpu_context();
+  ParameterLayout layout;
+  const Vit vit(layout, {.embed_dim = 24, .depth = 3, .heads = 2, .patch_px = 8, .image_px = 16});
+  ParameterStore store(*context, layout, DType::float32, ParameterStore::Role::inference);
+  store.initialize(5);
+  CHECK(FeatureKind::linear_probe(VitConfig::small()) == FeatureKind{.blocks = 4, .average_patches = false});
+  CHECK(FeatureKind::linear_probe(VitConfig::base()) == FeatureKind{.blocks = 1, .average_patches = true});
+  CHECK(FeatureKind{.blocks = 4, .average_patches = false}.width(VitConfig::small()) == 1536);
+  CHECK_THROWS_AS((FeatureKind{.blocks = 2, .average_patches = true}.check(vit.config())), Error);
+  CHECK_THROWS_AS((FeatureKind{.blocks = 4, .average_patches = false}.check(vit.config())), Error);
+
+  std::vector<std::uint8_t> pixels(2 * 16 * 16 * 3);
+  Random random(1, RandomStream::test);
+  for (std::uint8_t& value : pixels) value = static_cast<std::uint8_t>(random.below(256));
+  const ConstArray batch(pixels.data(), Shape{2, 16, 16, 3});
+  std::vector<float> three, average;
+  compute_features(*context, vit, store, Network::student, batch, {.blocks = 3, .average_patches = false}, three);
+  compute_features(*context, vit, store, Network::student, batch, {.blocks = 1, .average_patches = true}, average);
+  REQUIRE(three.size() == 2 * 3 * 24);
+  REQUIRE(average.size() == 2 * 2 * 24);
+
+  Tape tape(*context, Tape::Mode::inference);
+  Weights weights = Weights::student(tape, store);
+  CropPacker packer(*context, 8);
+  const std::vector<Tensor> tokens = vit.last_tokens(tape, weights, packer.pack({{context->from_host(batch)}}), 3);
+  std::vector<double> expected_three, expected_average;
+  for (std::int64_t i = 0; i < 2; ++i) {
+    for (const Tensor& block : tokens) {
+      for (std::int64_t c = 0; c < 24; ++c) expected_three.push_back(load_double(block.const_array(), i * 5 * 24 + c));
+    }
+    for (std::int64_t c = 0; c < 24; ++c) {
+      double sum = 0;
+      for (std::int64_t n = 1; n < 5; ++n) sum += load_double(tokens[2].const_array(), (i * 5 + n) * 24 + c);
+      expected_average.push_back(load_double(tokens[2].const_array(), i * 5 * 24 + c));
+      expected_average.push_back(sum / 4);
+    }
+  }
+  check_close(flat(three), flat(expected_three), 1e-6, "CLS of three blocks");
+  check_close(flat(average), flat(expected_average), 1e-6, "CLS and average");
 }
 
 TEST_CASE("A tenth is held out, of each class") {
