@@ -205,9 +205,11 @@ struct Loader::State {
     if (const auto error = too_many_broken(broken, source.size(), options.max_broken_share)) throw *error;
   }
 
-  /// Decodes the picture that is asked for or, where that is broken, the next good one; returns its number.
+  /// Decodes the picture that is asked for or, where that is broken, the next good one; returns its number. -1: it is
+  /// broken and left out.
   std::int64_t decode(std::int64_t wanted, Image& image) {
-    const std::int64_t tries = std::min(source.size(), kMaxBrokenInARow);
+    const bool left_out = options.broken_pictures == BrokenPictures::left_out;
+    const std::int64_t tries = left_out ? 1 : std::min(source.size(), kMaxBrokenInARow);
     std::string reason;
     for (std::int64_t i = 0; i < tries; ++i) {
       const std::int64_t index = (wanted + i) % source.size();
@@ -220,14 +222,15 @@ struct Loader::State {
         require(image.height > 0 && image.width > 0, "loader", "the picture is empty");
         return index;
       } catch (const Error& failure) {
-        if (!options.replace_broken) throw;
+        if (options.broken_pictures == BrokenPictures::refused) throw;
         reason = failure.what();
       } catch (const std::bad_alloc&) {
-        if (!options.replace_broken) throw;
+        if (options.broken_pictures == BrokenPictures::refused) throw;
         reason = "there is no memory for it";
       }
       note_broken({index, source.name(index), reason});
     }
+    if (left_out) return -1;
     const BrokenImages found = [&] {
       const std::lock_guard lock(mutex);
       return broken;
@@ -243,15 +246,19 @@ struct Loader::State {
     Image& image = on_device ? batch.images[item] : workspace.image;
     const std::int64_t index = decode(task.wanted[item], image);
     batch.samples[item] = index;
-    batch.labels[item] = source.label(index);
+    batch.labels[item] = index < 0 ? -1 : source.label(index);
     int view = 0;
     for (HostCrops& group : batch.groups) {
       const std::size_t crop_size =
           static_cast<std::size_t>(group.size_px) * static_cast<std::size_t>(group.size_px) * 3;
       for (int v = 0; v < group.views; ++v, ++view) {
+        const std::size_t crop = static_cast<std::size_t>(v) * task.wanted.size() + item;
+        if (index < 0) {
+          std::fill_n(group.pixels.data() + crop * crop_size, crop_size, std::uint8_t{0});
+          continue;
+        }
         const CropPlan plan = views.plan(image.height, image.width, view, static_cast<std::uint64_t>(batch.epoch),
                                          static_cast<std::uint64_t>(task.wanted[item]));
-        const std::size_t crop = static_cast<std::size_t>(v) * task.wanted.size() + item;
         if (on_device) {
           group.plans[crop] = plan;
           continue;
@@ -287,6 +294,8 @@ Loader::Loader(const ImageSource& source, const SamplerOptions& sampler, ViewSet
   }
   require(options.max_broken_share >= 0 && options.max_broken_share <= 1, "loader",
           "max_broken_share must be from 0 to 1; got {}", options.max_broken_share);
+  require(options.broken_pictures != BrokenPictures::left_out || options.augment == AugmentOn::host, "loader",
+          "broken pictures can be left out only where crops are made on the host");
   require(options.threads >= 0 && options.prefetch_batches >= 1, "loader",
           "threads must not be negative and prefetch at least 1; got {} and {}", options.threads,
           options.prefetch_batches);

@@ -48,8 +48,8 @@ struct Batch {
   std::int64_t index = 0;             // within the epoch
   std::vector<HostCrops> groups;      // as in ViewSet
   std::vector<Image> images;          // (B) decoded pictures; empty with AugmentOn::host
-  std::vector<std::int64_t> samples;  // (B) numbers of the pictures, after replacement of broken ones
-  std::vector<std::int32_t> labels;   // (B)
+  std::vector<std::int64_t> samples;  // (B) numbers of the pictures, after replacement of broken ones; -1: left out
+  std::vector<std::int32_t> labels;   // (B), -1 where unknown or left out
   double wait_ms = 0;                 // how long next() had to wait for this batch
 
   int size() const { return static_cast<int>(samples.size()); }
@@ -79,13 +79,17 @@ class TooManyBroken : public Error {
 std::optional<TooManyBroken> too_many_broken(const BrokenImages& broken, std::int64_t pictures,
                                              double max_broken_share);
 
+/// What becomes of a picture that cannot be decoded: the next good one (number + 1, …, around the end) takes its place,
+/// with the crops drawn for the picture that was asked for; its place stays empty, with black crops; or it is an Error.
+enum class BrokenPictures : std::uint8_t { replaced, left_out, refused };
+
 struct LoaderOptions {
   int threads = 0;                    // 0: one per processor
   int prefetch_batches = 4;           // batches that are complete or in work ahead of the consumer
   std::int64_t epoch = 0, batch = 0;  // the first to deliver
   std::int64_t end_epoch = -1;        // no batch of this epoch or after; -1: goes on for ever
-  bool replace_broken = true;         // else a broken picture is an Error
-  double max_broken_share = 1;        // more broken ones among all pictures are a TooManyBroken
+  BrokenPictures broken_pictures = BrokenPictures::replaced;  // left_out: with AugmentOn::host only
+  double max_broken_share = 1;                                // more broken ones among all pictures are a TooManyBroken
   /// Called for each picture when it is first found broken, by several threads, one at a time.
   std::function<void(const BrokenImage&)> on_broken = {};
   /// device: batches hold decoded pictures, three bytes a pixel of their full size.
@@ -95,9 +99,6 @@ struct LoaderOptions {
 /// Decodes pictures and makes their crops on threads of its own, ahead of the consumer, and delivers batches in the
 /// sampler's order, epoch after epoch. Each picture is decoded once for all its crops. What a batch holds depends on
 /// seed, epoch and sample only, not on the number of threads or ranks.
-///
-/// A picture that cannot be decoded is replaced by the next good one (number + 1, …, around the end), with the crops
-/// drawn for the picture that was asked for.
 class Loader {
  public:
   /// `source` must outlive the loader.

@@ -17,11 +17,25 @@
 namespace dino {
 namespace {
 
-/// Every picture once, in order, cut by `views`. Another one stands in the place of a broken one; the caller leaves it
-/// out by its number.
+/// Every picture once, in order, cut by `views`.
 Loader make_loader(const ImageSource& images, ViewSet views, int batch, int threads) {
   return Loader(images, {.size = images.size(), .batch = batch, .shuffle = false, .drop_last = false}, std::move(views),
-                {.threads = threads, .end_epoch = 1});
+                {.threads = threads, .end_epoch = 1, .broken_pictures = BrokenPictures::left_out});
+}
+
+/// By their numbers: threads find them in any order.
+BrokenImages in_order(BrokenImages broken) {
+  std::sort(broken.entries.begin(), broken.entries.end(),
+            [](const BrokenImage& a, const BrokenImage& b) { return a.index < b.index; });
+  return broken;
+}
+
+/// All other pictures are `broken`.
+void require_some(std::int64_t good, const BrokenImages& broken) {
+  if (good > 0) return;
+  const BrokenImage& first = broken.entries.at(0);
+  fail("features", "no picture can be read: all {} are broken; the first is {}: {}", broken.count, first.name,
+       first.reason);
 }
 
 }  // namespace
@@ -98,9 +112,12 @@ void compute_features(Context& context, const Vit& vit, const ParameterStore& st
   }
 }
 
-FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
-                              const ImageSource& images, const FeatureOptions& options,
-                              const FeatureProgress& progress) {
+namespace {
+
+/// Also of a set of which none can be read.
+FeatureTable extract_what_is_good(Context& context, const Vit& vit, const ParameterStore& store, Network network,
+                                  const ImageSource& images, const FeatureOptions& options,
+                                  const FeatureProgress& progress) {
   require(images.size() > 0, "features", "the data set is empty");
   FeatureTable table;
   table.width = options.kind.width(vit.config());
@@ -114,7 +131,7 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
     const ConstArray pixels = batch.crops(0).reshaped({batch.size(), options.crop_px, options.crop_px, 3});
     compute_features(context, vit, store, network, pixels, options.kind, rows);
     for (std::size_t i = 0; i < batch.samples.size(); ++i, ++asked) {
-      if (batch.samples[i] != asked) continue;
+      if (batch.samples[i] < 0) continue;  // broken
       const std::span row =
           std::span(rows).subspan(i * static_cast<std::size_t>(table.width), static_cast<std::size_t>(table.width));
       finish_features(row, options.normalized, images.name(asked));
@@ -124,11 +141,9 @@ FeatureTable extract_features(Context& context, const Vit& vit, const ParameterS
     }
     if (progress) progress(asked, images.size(), loader.total_wait_ms() / 1000.0);
   }
-  table.broken = loader.broken();
+  table.broken = in_order(loader.broken());
   return table;
 }
-
-namespace {
 
 /// What each rank has to say before its rows are gathered.
 struct Share {
@@ -146,6 +161,14 @@ void set_text(char (&field)[size], const std::string& text) {
 }
 
 }  // namespace
+
+FeatureTable extract_features(Context& context, const Vit& vit, const ParameterStore& store, Network network,
+                              const ImageSource& images, const FeatureOptions& options,
+                              const FeatureProgress& progress) {
+  FeatureTable table = extract_what_is_good(context, vit, store, network, images, options, progress);
+  require_some(table.rows(), table.broken);
+  return table;
+}
 
 FeatureTable extract_features(Context& context, Communicator& communicator, const Vit& vit, const ParameterStore& store,
                               Network network, const ImageSource& images, const FeatureOptions& options,
@@ -165,7 +188,7 @@ FeatureTable extract_features(Context& context, Communicator& communicator, cons
       const auto shown = [&](std::int64_t done, std::int64_t, double wait_s) {
         if (progress) progress(std::min(done * ranks, images.size()), images.size(), wait_s);
       };
-      mine = extract_features(context, vit, store, network, Subset(images, std::move(indices)), options, shown);
+      mine = extract_what_is_good(context, vit, store, network, Subset(images, std::move(indices)), options, shown);
     }
   } catch (const Interrupted&) {
     mine = {};
@@ -201,6 +224,7 @@ FeatureTable extract_features(Context& context, Communicator& communicator, cons
             "data, in the same order, on every rank",
             r, shares[r].pictures, shares[0].pictures);
   }
+  require_some(most, table.broken);
 
   // Rows go from device to device, where there are links for it.
   mine.values.resize(static_cast<std::size_t>(most * table.width));
@@ -258,7 +282,7 @@ FeatureTable pixel_features(const ImageSource& images, int side_px, int threads,
     const ConstArray crops = batch.crops(0);
     const auto* pixels = crops.as<std::uint8_t>();
     for (std::size_t i = 0; i < batch.samples.size(); ++i, ++asked) {
-      if (batch.samples[i] != asked) continue;
+      if (batch.samples[i] < 0) continue;  // broken
       const std::size_t begin = table.values.size();
       double mean = 0;
       for (std::int64_t j = 0; j < table.width; ++j) mean += pixels[static_cast<std::int64_t>(i) * table.width + j];
@@ -272,7 +296,8 @@ FeatureTable pixel_features(const ImageSource& images, int side_px, int threads,
     }
     if (progress) progress(asked, images.size(), loader.total_wait_ms() / 1000.0);
   }
-  table.broken = loader.broken();
+  table.broken = in_order(loader.broken());
+  require_some(table.rows(), table.broken);
   return table;
 }
 

@@ -208,6 +208,37 @@ TEST_CASE("broken pictures are replaced by the next good one, counted and named"
   CHECK(names == std::set<std::string>{"picture-0", "picture-1", "picture-9"});
 }
 
+TEST_CASE("broken pictures that are left out leave their places black") {
+  for (const std::set<std::int64_t>& broken : {std::set<std::int64_t>{0, 1, 3}, std::set<std::int64_t>{0, 1, 2, 3}}) {
+    const DrawnImages whole(4), source(4, broken);
+    Loader good(whole, {.size = 4, .batch = 4, .shuffle = false}, center_crop_views(12, 8), {.threads = 2});
+    Loader loader(source, {.size = 4, .batch = 4, .shuffle = false}, center_crop_views(12, 8),
+                  {.threads = 3, .end_epoch = 2, .broken_pictures = BrokenPictures::left_out});
+    Batch expected, batch;
+    REQUIRE(good.next(expected));
+    for (int epoch = 0; epoch < 2; ++epoch) {
+      REQUIRE(loader.next(batch));
+      REQUIRE(batch.size() == 4);
+      const std::size_t crop = 8 * 8 * 3;
+      for (std::size_t i = 0; i < 4; ++i) {
+        const bool gone = broken.contains(static_cast<std::int64_t>(i));
+        CHECK(batch.samples[i] == (gone ? -1 : expected.samples[i]));
+        CHECK(batch.labels[i] == (gone ? -1 : expected.labels[i]));
+        const std::uint8_t* pixels = batch.groups[0].pixels.data() + i * crop;
+        const std::vector<std::uint8_t> black(crop);
+        const std::uint8_t* wanted = gone ? black.data() : expected.groups[0].pixels.data() + i * crop;
+        CHECK(std::equal(wanted, wanted + crop, pixels));
+      }
+    }
+    CHECK_FALSE(loader.next(batch));
+    CHECK(loader.broken().count == static_cast<std::int64_t>(broken.size()));
+  }
+  const DrawnImages source(4);
+  CHECK_THROWS_AS(Loader(source, {.size = 4, .batch = 4}, center_crop_views(12, 8),
+                         {.broken_pictures = BrokenPictures::left_out, .augment = AugmentOn::device}),
+                  Error);
+}
+
 TEST_CASE("a data set without a good picture is an error, as is a broken picture that must not be replaced") {
   const DrawnImages all_broken(5, {0, 1, 2, 3, 4});
   Batch batch;
@@ -218,7 +249,7 @@ TEST_CASE("a data set without a good picture is an error, as is a broken picture
   }
   const DrawnImages one_broken(6, {4});
   Loader strict(one_broken, {.size = 6, .batch = 2, .shuffle = false}, center_crop_views(12, 8),
-                {.threads = 2, .replace_broken = false});
+                {.threads = 2, .broken_pictures = BrokenPictures::refused});
   CHECK(strict.next(batch));
   CHECK(strict.next(batch));
   CHECK_THROWS_AS(strict.next(batch), Error);

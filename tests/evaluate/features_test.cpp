@@ -6,6 +6,7 @@
 #include "evaluate/knn_monitor.h"
 #include "tests/evaluate/flat.h"
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
@@ -247,6 +248,38 @@ TEST_CASE("Ranks that share the pictures get the features of one") {
   std::vector<FeatureTable> tables;
   for (const std::string& error : features_on_ranks(4, two, tables, none)) REQUIRE(error == "");
   for (const FeatureTable& table : tables) CHECK(table.samples == std::vector<std::int64_t>{0, 1});
+}
+
+TEST_CASE("A rank whose every picture is broken goes on with what the others have") {
+  const auto none = [](int) { return FeatureProgress(); };
+  std::vector<FeatureTable> tables;
+  // Of three ranks, the second has 4 to 7.
+  const SomeBroken some(11, {2, 4, 5, 6, 7});
+  const FeatureTable expected = network_features(some);
+  for (const std::string& error : features_on_ranks(3, some, tables, none)) REQUIRE(error == "");
+  for (const FeatureTable& table : tables) {
+    CHECK(table.samples == std::vector<std::int64_t>{0, 1, 3, 8, 9, 10});
+    CHECK(table.labels == expected.labels);
+    CHECK(table.broken.count == 5);
+    CHECK(describe_broken(table) == describe_broken(expected));
+    check_close(table.array(), expected.array(), 1e-5, "features");
+  }
+  const SomeBroken all(5, {0, 1, 2, 3, 4});
+  const std::string alone = error_of([&] { network_features(all); });
+  CHECK(alone ==
+        "[features] no picture can be read: all 5 are broken; the first is drawn picture 0: [decode] drawn picture 0 "
+        "is broken");
+  for (const std::string& error : features_on_ranks(3, all, tables, none)) CHECK(error == alone);
+}
+
+TEST_CASE("Features of a class of which none can be read are those of the others") {
+  // More in a row than a loader looks through for another one.
+  std::set<std::int64_t> broken;
+  for (std::int64_t i = 100; i < 1200; ++i) broken.insert(i);
+  const FeatureTable table = pixels(SomeBroken(1300, broken));
+  CHECK(table.rows() == 200);
+  CHECK(table.samples[100] == 1200);
+  CHECK(table.broken.count == 1100);
 }
 
 TEST_CASE("What one rank meets while features are made, all meet") {
