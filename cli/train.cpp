@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/commit.h"
 #include "cli/config_options.h"
 #include "cli/launch.h"
 #include "cli/machine.h"
@@ -41,7 +42,7 @@ struct Options {
 RunObservers observers_of(Context& context, const TrainConfig& config, const Dataset& images) {
   RunObservers observers;
   if (config.report_every > 0) {
-    const std::map<std::string, std::string> facts{{"version", DINO_VERSION ", commit " DINO_COMMIT},
+    const std::map<std::string, std::string> facts{{"version", fmt::format("{}, commit {}", DINO_VERSION, commit())},
                                                    {"processor", machine_name()},
                                                    {"device", describe_device(context, config.device)},
                                                    {"threads", fmt::format("{}", omp_get_max_threads())},

@@ -1,0 +1,47 @@
+# cmake -D SCRIPT=cli/commit.cmake -D FOLDER=… -P commit_test.cmake: what the build says of its commit.
+find_program(git git)
+if(NOT git)
+  message("SKIPPED: there is no git")
+  return()
+endif()
+set(output ${FOLDER}/commit.cpp)
+set(repository ${FOLDER}/repository)
+file(REMOVE_RECURSE ${FOLDER})
+file(MAKE_DIRECTORY ${repository}/unpacked)
+
+function(expect folder pattern)
+  execute_process(COMMAND ${CMAKE_COMMAND} -D SOURCE_DIR=${folder} -D OUTPUT=${output} -P ${SCRIPT} COMMAND_ERROR_IS_FATAL ANY)
+  file(READ ${output} text)
+  if(NOT text MATCHES "return \"${pattern}\";")
+    message(FATAL_ERROR "expected ${pattern} of ${folder}; got ${text}")
+  endif()
+  set(text ${text} PARENT_SCOPE)
+endfunction()
+function(make_commit)
+  execute_process(COMMAND ${git} -c user.name=test -c user.email=test -c commit.gpgsign=false commit --quiet --allow-empty
+    --message ${ARGV0} WORKING_DIRECTORY ${repository} COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+
+expect(${repository} unknown)
+execute_process(COMMAND ${git} init --quiet WORKING_DIRECTORY ${repository} COMMAND_ERROR_IS_FATAL ANY)
+expect(${repository} unknown)
+make_commit(first)
+expect(${repository} "[0-9a-f]+")
+set(first "${text}")
+
+# The same commit leaves the file as it is, with its time of long ago.
+execute_process(COMMAND touch -t 200001010000 ${output} COMMAND_ERROR_IS_FATAL ANY)
+expect(${repository} "[0-9a-f]+")
+file(TIMESTAMP ${output} year "%Y")
+if(NOT year STREQUAL "2000")
+  message(FATAL_ERROR "the source of the same commit was written again in ${year}")
+endif()
+make_commit(second)
+expect(${repository} "[0-9a-f]+")
+if(text STREQUAL first)
+  message(FATAL_ERROR "another commit left ${text}")
+endif()
+
+# A tarball unpacked within another repository is none of its commits.
+expect(${repository}/unpacked unknown)
+file(REMOVE_RECURSE ${FOLDER})
