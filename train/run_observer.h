@@ -41,6 +41,7 @@ struct PauseReport {
 };
 
 /// Follows a run. It is told what happens in the order of the steps, on rank 0 only. What it throws ends the run.
+/// Interrupted, from started or epoch_done, stops it: it comes there once more when it is resumed.
 class RunObserver {
  public:
   virtual ~RunObserver() = default;

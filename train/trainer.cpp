@@ -106,10 +106,10 @@ class Trainer {
       if (evaluator_ && position_.step == 0) {
         evaluate("before training", -1, progress);
       }
+      tell_observers(&RunObserver::started, pause(position_.epoch - 1, progress));
     } catch (const Interrupted&) {
       return stopped(progress);
     }
-    for (const auto& observer : observers_) observer->started(pause(position_.epoch - 1, progress));
     while (position_.epoch < config_.epochs) {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
         const std::int64_t batch = position_.batch;
@@ -394,21 +394,48 @@ class Trainer {
         .epoch = epoch, .position = position_, .networks = networks_, .progress = progress, .broken = broken_->found()};
   }
 
+  /// Throws Interrupted on every rank where it reaches the observers, which are those of the first.
+  void tell_observers(void (RunObserver::*what)(const PauseReport&), const PauseReport& pause) {
+    int interrupted = 0;
+    try {
+      for (const auto& observer : observers_) (*observer.*what)(pause);
+    } catch (const Interrupted&) {
+      interrupted = 1;
+    }
+    if (largest_of_ranks(communicator_, interrupted, "interruptions") != 0) throw Interrupted();
+  }
+
+  /// What an epoch has after its last step. A run that is stopped in it begins with it when it is resumed.
   void finish_epoch(Progress& progress) {
+    position_.batch = steps_per_epoch_ * config_.accumulation;
+    const TrainingPosition after_steps = position_;
+    const std::string health = health_->state();
+    const bool evaluates = evaluator_ && config_.knn_every > 0 && evaluation_is_due();
+    // Evaluations take long: the run may be killed as well.
+    if (evaluates) save(kLastCheckpoint);
+    try {
+      leave_epoch(progress);
+    } catch (const Interrupted&) {
+      position_ = after_steps;
+      health_->restore(health);
+      if (!evaluates) save(kLastCheckpoint);
+      throw;
+    }
+  }
+
+  bool evaluation_is_due() const {
+    const int every = std::max(1, config_.knn_every);  // without k-NN, the evaluator looks at features
+    return (position_.epoch + 1) % every == 0 || position_.epoch + 1 == config_.epochs;
+  }
+
+  void leave_epoch(Progress& progress) {
     const std::int64_t epoch = position_.epoch;
     if (epoch_steps_ > 0) {
       progress.message(fmt::format("epoch {} done, mean loss {:.4f}", epoch, epoch_loss_ / epoch_steps_));
     }
     epoch_loss_ = 0;
     epoch_steps_ = 0;
-    const bool last = epoch + 1 == config_.epochs;
-    const int every = std::max(1, config_.knn_every);  // without k-NN, the evaluator looks at features
-    const bool evaluated = evaluator_ && ((epoch + 1) % every == 0 || last);
-    if (evaluated && config_.knn_every > 0) {
-      // Evaluations take long. A run that is stopped in one begins with it when it is resumed: after the last step.
-      position_.batch = steps_per_epoch_ * config_.accumulation;
-      save(kLastCheckpoint);
-    }
+    const bool evaluated = evaluator_ && evaluation_is_due();
     ++position_.epoch;
     position_.batch = 0;
     if (evaluated) evaluate(fmt::format("epoch {}", epoch), epoch, progress);
@@ -422,7 +449,7 @@ class Trainer {
                                    broken.count, kBrokenList, printable(broken.entries.back().reason)));
       broken_reported_ = broken.count;
     }
-    for (const auto& observer : observers_) observer->epoch_done(pause(epoch, progress));
+    tell_observers(&RunObserver::epoch_done, pause(epoch, progress));
     save_last_and_healthy();
   }
 

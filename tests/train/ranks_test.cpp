@@ -10,6 +10,7 @@
 #include "tests/support/host_array.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
+#include "train/stop_signal.h"
 #include "train/trainer.h"
 
 #include <nlohmann/json.hpp>
@@ -234,6 +235,34 @@ TEST_CASE("a run of N ranks that was stopped goes on with M ranks") {
   }
 }
 
+/// Is interrupted at the end of the first epoch, which ranks without it do not notice by themselves.
+class GivesUp final : public RunObserver {
+ public:
+  void epoch_done(const PauseReport& report) override {
+    if (report.epoch > 0) return;
+    std::raise(SIGTERM);
+    throw Interrupted();
+  }
+};
+
+TEST_CASE("ranks stop where the first one's observers are interrupted, and finish that epoch when they go on") {
+  const DrawnPictures images(30);
+  const TemporaryFolder folder;
+  const auto setup = [&](int ranks, const std::filesystem::path& output, StartMode start, bool stops) {
+    return [=, &images](int rank) {
+      RankSetup mine{.config = config_for(ranks, 1, output), .images = &images, .start = start};
+      if (stops && rank == 0) mine.observers.push_back(std::make_shared<GivesUp>());
+      return mine;
+    };
+  };
+  const std::filesystem::path whole = folder.path() / "whole", stopped = folder.path() / "stopped";
+  require_status(train_on(1, setup(1, whole, StartMode::fresh, false)), 0);
+  require_status(train_on(3, setup(3, stopped, StartMode::fresh, true)), 128 + SIGTERM);
+  REQUIRE(SafetensorsFile::read(stopped / kLastCheckpoint).metadata("epoch") == "0");
+  require_status(train_on(2, setup(2, stopped, StartMode::resume, false)), 0);
+  check_same_run(stopped, whole);
+}
+
 /// Three of 24 cannot be read.
 class SomeDamaged final : public ImageSource {
  public:
@@ -425,8 +454,8 @@ TEST_CASE("a rank that fails ends the run on all, and the run can be resumed") {
     return [=, &images, &folder](int rank) {
       RankSetup mine{.config = config_for(3, 1, folder.path()), .images = &images, .start = start};
       mine.config.knn_every = fails ? 1 : 0;
-      mine.evaluator = [rank, calls = 0](StudentTeacher&) mutable {
-        if (++calls == 2 && rank == 1) throw std::runtime_error("no more memory");  // after the first epoch
+      mine.evaluator = [rank, fails, calls = 0](StudentTeacher&) mutable {
+        if (fails && ++calls == 2 && rank == 1) throw std::runtime_error("no more memory");  // after the first epoch
         return Evaluation{.score = 1, .summary = "none", .numbers = no_numbers()};
       };
       return mine;

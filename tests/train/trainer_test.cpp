@@ -226,6 +226,48 @@ TEST_CASE("A run that was stopped in an evaluation begins with it when it is res
   }
 }
 
+/// Gives up at the end of an epoch, as the film does after a signal; -1: before the first.
+class GivesUp final : public RunObserver {
+ public:
+  explicit GivesUp(std::int64_t epoch) : epoch_(epoch) {}
+  void started(const PauseReport& pause) override { epoch_done(pause); }
+  void epoch_done(const PauseReport& pause) override {
+    if (pause.epoch == epoch_) std::raise(SIGINT);
+    StopSignal::check();
+  }
+
+ private:
+  std::int64_t epoch_;
+};
+
+TEST_CASE("A run that was stopped in what its observers do begins with it when it is resumed") {
+  const DrawnPictures images(11);
+  for (const int knn_every : {0, 1, 2}) {
+    const TemporaryFolder folder;
+    TrainConfig config = tiny_config();
+    config.accumulation = 2;
+    config.knn_every = knn_every;
+    config.saveckp_freq = 1;
+    config.output_dir = (folder.path() / "whole").string();
+    REQUIRE(run(config, images, StartMode::fresh, center_score) == 0);
+    const std::filesystem::path whole = config.output_dir;
+    for (const int epoch : {-1, 0, 1, 2}) {
+      INFO("k-NN every " << knn_every << ", after epoch " << epoch);
+      config.output_dir = (folder.path() / std::to_string(epoch)).string();
+      const auto context = make_cpu_context();
+      SingleProcess communicator;
+      REQUIRE(train(*context, communicator, config, images, StartMode::fresh, center_score,
+                    {std::make_shared<GivesUp>(epoch)}) == 128 + SIGINT);
+      REQUIRE(log_lines(config.output_dir).size() == static_cast<std::size_t>(2 * (epoch + 1)));
+      REQUIRE(run(config, images, StartMode::resume, center_score) == 0);
+      for (const char* name : {kLastCheckpoint, kBestCheckpoint, "epoch_0001.safetensors", "epoch_0003.safetensors"})
+        check_same_checkpoint(std::filesystem::path(config.output_dir) / name, whole / name);
+      for (const char* name : {"log.jsonl", "knn.jsonl", "health.jsonl"})
+        CHECK(log_lines(config.output_dir, name) == log_lines(whole, name));
+    }
+  }
+}
+
 TEST_CASE("A run goes on where an evaluation fails") {
   const DrawnPictures images(8);
   const TemporaryFolder folder;

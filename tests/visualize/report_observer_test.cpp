@@ -12,7 +12,9 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <csignal>
 #include <fstream>
+#include <map>
 #include <set>
 
 using namespace dino;
@@ -45,16 +47,56 @@ struct Run {
                                              std::map<std::string, std::string>{{"processor", "a \xFF <one>"}}),
             std::make_shared<TensorBoardRecorder>(config)};
   }
-  void train(StartMode start, const RunObservers& with) {
+  void train(StartMode start, const RunObservers& with, int expected_status = 0) {
     SingleProcess communicator;
-    REQUIRE(dino::train(*context, communicator, config, images, start, {}, with) == 0);
+    REQUIRE(dino::train(*context, communicator, config, images, start, {}, with) == expected_status);
   }
 };
 
 /// The weights of a checkpoint, without what it says of the time.
 std::string weights_of(const Run& run) { return content(run.path("last.safetensors")); }
 
+/// Sends this process a signal when an epoch ends; -1: before the first.
+class SignalAtEnd final : public RunObserver {
+ public:
+  explicit SignalAtEnd(std::int64_t epoch) : epoch_(epoch) {}
+  void started(const PauseReport& pause) override { epoch_done(pause); }
+  void epoch_done(const PauseReport& pause) override {
+    if (pause.epoch == epoch_) std::raise(SIGINT);
+  }
+
+ private:
+  std::int64_t epoch_;
+};
+
+/// Every picture and table of the film.
+std::map<std::string, std::string> film_of(const Run& run) {
+  std::map<std::string, std::string> files;
+  for (const auto& file : fs::directory_iterator(run.path("film"))) {
+    if (file.path().filename() != "epochs.jsonl") files[file.path().filename().string()] = content(file.path());
+  }
+  return files;
+}
+
 }  // namespace
+
+TEST_CASE("A run that is stopped while its film is drawn draws it when it is resumed", "[report]") {
+  Run whole;
+  whole.train(StartMode::fresh, whole.observers());
+  const std::map<std::string, std::string> film = film_of(whole);
+  for (const int epoch : {-1, 0, 1, 2}) {
+    INFO("after epoch " << epoch);
+    Run run;
+    RunObservers observers = run.observers();
+    observers.insert(observers.begin(), std::make_shared<SignalAtEnd>(epoch));
+    run.train(StartMode::fresh, observers, 128 + SIGINT);
+    CHECK(lines_of(run.path("log.jsonl")) == static_cast<std::size_t>(3 * (epoch + 1)));  // no step more
+    run.train(StartMode::resume, run.observers());
+    CHECK((film_of(run) == film));
+    CHECK(lines_of(run.path("film/epochs.jsonl")) == 4);
+    CHECK(content(run.path("report.html")).find("Attention of the pictures, epoch 3") != std::string::npos);
+  }
+}
 
 TEST_CASE("A run has its report, its film and its events", "[report]") {
   Run run;

@@ -43,7 +43,7 @@ void ReportObserver::try_to(const char* what, const PauseReport& pause, Work wor
   try {
     work();
   } catch (const Interrupted&) {
-    // The run ends after its next step; there is no time to lose.
+    throw;  // the run is stopped, and comes here once more when it is resumed
   } catch (const std::exception& error) {
     if (!said_.insert(error.what()).second) return;
     pause.progress.message(fmt::format("no {}, training goes on: {}", what, error.what()));

@@ -30,7 +30,7 @@ class ReportObserver final : public RunObserver {
   /// Forgets what an earlier part of the run wrote of later epochs.
   void go_on_after(std::int64_t epochs);
   void write(const PauseReport& pause);
-  /// Runs `work`; what it throws becomes a message.
+  /// Runs `work`; what it throws becomes a message. Interrupted goes on to the run.
   template <typename Work>
   void try_to(const char* what, const PauseReport& pause, Work work);
 
