@@ -7,7 +7,10 @@ namespace dino {
 
 std::uint32_t Random::bits() {
   const std::uint32_t lane = drawn_ % 4;
-  if (lane == 0) block_ = Philox::draw(key_, (sample_ << 24) | (drawn_ / 4), high_);
+  if (lane == 0) {
+    const std::uint64_t block = drawn_ / 4;
+    block_ = Philox::draw(key_, (sample_ << 24) | (block & 0xffffff), high_ | (block >> 24 << 26));
+  }
   ++drawn_;
   return block_.x[lane];
 }

@@ -41,8 +41,8 @@ class Random {
 
  private:
   std::uint64_t key_;
-  std::uint64_t high_;
-  std::uint64_t sample_;  // up to 2^40 samples, 2^26 draws each
+  std::uint64_t high_;    // epoch, 32 bits; view, up to 2^26: the rest counts draws as well
+  std::uint64_t sample_;  // up to 2^40 samples, 2^26 draws each and, with what high_ counts, 2^32
   std::uint32_t drawn_ = 0;
   Philox::Block block_{};
 };

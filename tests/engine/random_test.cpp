@@ -64,6 +64,23 @@ TEST_CASE("no block of draws repeats between neighbouring samples") {
   CHECK(seen.size() >= 9990);  // 10000 of 2^32: about 0.01 coincidences are expected
 }
 
+TEST_CASE("draws do not repeat where there are more than a sample's part of the counter can tell apart") {
+  // As many as the weights of 2^18 prototypes of width 256; after them a number with these bits would stay as it is.
+  constexpr std::int64_t kDraws = std::int64_t{1} << 26;
+  Random random(7, RandomStream::weights, 0, 0xff);
+  const auto next_eight = [&] {
+    std::vector<std::uint32_t> draws;
+    for (int i = 0; i < 8; ++i) draws.push_back(random.bits());
+    return draws;
+  };
+  const auto first = next_eight();
+  std::uint32_t all = 0;
+  for (std::int64_t i = 8; i < kDraws; ++i) all |= random.bits();
+  CHECK(all == ~std::uint32_t{0});
+  const auto behind = next_eight();
+  for (std::size_t i = 0; i < first.size(); ++i) CHECK(first[i] != behind[i]);
+}
+
 TEST_CASE("uniform numbers lie in [0, 1) and spread evenly") {
   Random random(2, RandomStream::test);
   std::vector<int> bins(16, 0);
