@@ -67,8 +67,10 @@ std::optional<std::size_t> checksum_position(const std::string& header) {
   return at + before.size();
 }
 
-/// Throws Error unless the file's bytes are those that its checksum, if it has one, was made of.
-void check_sum(const std::filesystem::path& path, std::string header, const AlignedBuffer& data) {
+/// Throws Error unless the file's bytes are those that its checksum, if it has one, was made of. `add_data` adds what
+/// stands behind the header.
+template <typename AddData>
+void check_sum(const std::filesystem::path& path, std::string header, const AddData& add_data) {
   const auto at = checksum_position(header);
   if (!at) return;
   const std::string zeros = checksum_text(0);
@@ -78,76 +80,36 @@ void check_sum(const std::filesystem::path& path, std::string header, const Alig
   Checksum sum;
   sum.add(std::as_bytes(std::span(&header_bytes, 1)));
   sum.add(std::as_bytes(std::span(header)));
-  sum.add({static_cast<const std::byte*>(data.data()), data.size()});
+  add_data(sum);
   require(claimed == checksum_text(sum.value()), "safetensors",
           "{} is not what was written: its checksum is {}, that of its content {}", path.string(), claimed,
           checksum_text(sum.value()));
 }
 
+/// A tensor as the header describes it, at these bytes of the data.
 struct Entry {
   std::string name;
+  DType dtype;
+  Shape shape;
   std::uint64_t begin, end;
-  ConstArray array;
 };
 
-}  // namespace
+struct Header {
+  std::map<std::string, std::string> metadata;
+  std::vector<Entry> entries;  // in the order of their data
+};
 
-SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
-  constexpr std::uint64_t kMaxHeaderBytes = std::uint64_t{100} << 20;
-  std::error_code error;
-  require(std::filesystem::file_size(path, error) != std::uintmax_t(-1), kWhere, "cannot read {}: {}", path.string(),
-          error.message());
-
-  // The size of what was opened: a run may put another file in its place meanwhile.
-  std::ifstream stream(path, std::ios::binary | std::ios::ate);
-  require(stream.is_open(), kWhere, "cannot read {}: {}", path.string(), std::strerror(errno));
-  const auto end = static_cast<std::int64_t>(stream.tellg());
-  require(end >= 0, kWhere, "cannot read {}: it has no end", path.string());
-  const auto file_bytes = static_cast<std::uint64_t>(end);
-  stream.seekg(0);
-  require(file_bytes >= 8, kWhere, "{} is too short to be a safetensors file: {} bytes", path.string(), file_bytes);
-
-  std::uint64_t header_bytes = 0;
-  stream.read(reinterpret_cast<char*>(&header_bytes), 8);
-  require(stream.good() && header_bytes <= std::min(file_bytes - 8, kMaxHeaderBytes), kWhere,
-          "{} is not a safetensors file or is truncated: its header claims {} bytes, the file has {}", path.string(),
-          header_bytes, file_bytes);
-  std::string header(header_bytes, '\0');
-  stream.read(header.data(), static_cast<std::streamsize>(header_bytes));
-  const std::uint64_t data_bytes = file_bytes - 8 - header_bytes;
-
-  AlignedBuffer data(data_bytes);
-  stream.read(reinterpret_cast<char*>(data.data()), static_cast<std::streamsize>(data_bytes));
-  require(stream.good(), kWhere, "cannot read {}: the file ended early", path.string());
-  return SafetensorsFile(path, header, std::move(data));
-}
-
-SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const std::filesystem::path& name) {
-  std::uint64_t header_bytes = 0;
-  if (bytes.size() >= 8) std::memcpy(&header_bytes, bytes.data(), 8);
-  require(bytes.size() >= 8 && header_bytes <= bytes.size() - 8, kWhere,
-          "{} is not a safetensors file or is truncated: its header claims {} bytes, there are {}", name.string(),
-          header_bytes, bytes.size());
-  const std::string header(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
-  const std::span<const std::byte> rest = bytes.subspan(8 + header_bytes);
-  AlignedBuffer data(rest.size());
-  std::copy(rest.begin(), rest.end(), data.data());
-  return SafetensorsFile(name, header, std::move(data));
-}
-
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, const std::string& header, AlignedBuffer data)
-    : path_(path), bytes_(std::move(data)) {
-  const std::uint64_t data_bytes = bytes_.size();
-  check_sum(path, header, bytes_);
-  const nlohmann::json json = parse_json(header);
+/// Throws Error where the header breaks a promise of the format.
+Header parse_header(const std::filesystem::path& path, const std::string& text, std::uint64_t data_bytes) {
+  const nlohmann::json json = parse_json(text);
   require(json.is_object(), kWhere, "{} has a header that is not a JSON object", path.string());
-  std::vector<Entry> entries;
+  Header header;
   for (const auto& [name, value] : json.items()) {
     if (name == "__metadata__") {
       require(value.is_object(), kWhere, "{} has metadata that is not an object", path.string());
-      for (const auto& [key, text] : value.items()) {
-        require(text.is_string(), kWhere, "{} has metadata {} that is not a string", path.string(), key);
-        metadata_[key] = text.get<std::string>();
+      for (const auto& [key, entry] : value.items()) {
+        require(entry.is_string(), kWhere, "{} has metadata {} that is not a string", path.string(), key);
+        header.metadata[key] = entry.get<std::string>();
       }
       continue;
     }
@@ -174,18 +136,89 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, const std::s
     require(offsets[0] % size_of(*dtype) == 0, kWhere, "{}: tensor {} is not aligned to its element type",
             path.string(), name);
     const std::vector<std::int64_t> signed_extents(extents.begin(), extents.end());
-    entries.push_back({name, offsets[0], offsets[1],
-                       ConstArray(bytes_.data() + offsets[0], *dtype, Shape(std::span(signed_extents)))});
+    header.entries.push_back({name, *dtype, Shape(std::span(signed_extents)), offsets[0], offsets[1]});
   }
-
-  std::sort(entries.begin(), entries.end(),
+  std::sort(header.entries.begin(), header.entries.end(),
             [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   std::uint64_t end = 0;
-  for (const Entry& entry : entries) {
+  for (const Entry& entry : header.entries) {
     require(entry.begin >= end, kWhere, "{}: tensor {} overlaps another one", path.string(), entry.name);
     end = entry.end;
+  }
+  return header;
+}
+
+/// A file of which the header has been read.
+struct OpenFile {
+  std::ifstream stream;
+  std::string header;
+  std::uint64_t data_bytes = 0;
+
+  std::uint64_t data_begin() const { return 8 + header.size(); }
+};
+
+OpenFile open_file(const std::filesystem::path& path) {
+  constexpr std::uint64_t kMaxHeaderBytes = std::uint64_t{100} << 20;
+  std::error_code error;
+  require(std::filesystem::file_size(path, error) != std::uintmax_t(-1), kWhere, "cannot read {}: {}", path.string(),
+          error.message());
+
+  // The size of what was opened: a run may put another file in its place meanwhile.
+  OpenFile file;
+  file.stream.open(path, std::ios::binary | std::ios::ate);
+  require(file.stream.is_open(), kWhere, "cannot read {}: {}", path.string(), std::strerror(errno));
+  const auto end = static_cast<std::int64_t>(file.stream.tellg());
+  require(end >= 0, kWhere, "cannot read {}: it has no end", path.string());
+  const auto file_bytes = static_cast<std::uint64_t>(end);
+  file.stream.seekg(0);
+  require(file_bytes >= 8, kWhere, "{} is too short to be a safetensors file: {} bytes", path.string(), file_bytes);
+
+  std::uint64_t header_bytes = 0;
+  file.stream.read(reinterpret_cast<char*>(&header_bytes), 8);
+  require(file.stream.good() && header_bytes <= std::min(file_bytes - 8, kMaxHeaderBytes), kWhere,
+          "{} is not a safetensors file or is truncated: its header claims {} bytes, the file has {}", path.string(),
+          header_bytes, file_bytes);
+  file.header.resize(header_bytes);
+  file.stream.read(file.header.data(), static_cast<std::streamsize>(header_bytes));
+  file.data_bytes = file_bytes - 8 - header_bytes;
+  return file;
+}
+
+void read_bytes(std::ifstream& stream, const std::filesystem::path& path, std::span<std::byte> to) {
+  stream.read(reinterpret_cast<char*>(to.data()), static_cast<std::streamsize>(to.size()));
+  require(stream.good(), kWhere, "cannot read {}: the file ended early", path.string());
+}
+
+}  // namespace
+
+SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
+  OpenFile file = open_file(path);
+  AlignedBuffer data(file.data_bytes);
+  read_bytes(file.stream, path, {data.data(), data.size()});
+  return SafetensorsFile(path, file.header, std::move(data));
+}
+
+SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const std::filesystem::path& name) {
+  std::uint64_t header_bytes = 0;
+  if (bytes.size() >= 8) std::memcpy(&header_bytes, bytes.data(), 8);
+  require(bytes.size() >= 8 && header_bytes <= bytes.size() - 8, kWhere,
+          "{} is not a safetensors file or is truncated: its header claims {} bytes, there are {}", name.string(),
+          header_bytes, bytes.size());
+  const std::string header(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
+  const std::span<const std::byte> rest = bytes.subspan(8 + header_bytes);
+  AlignedBuffer data(rest.size());
+  std::copy(rest.begin(), rest.end(), data.data());
+  return SafetensorsFile(name, header, std::move(data));
+}
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, const std::string& header, AlignedBuffer data)
+    : path_(path), bytes_(std::move(data)) {
+  check_sum(path, header, [&](Checksum& sum) { sum.add({bytes_.data(), bytes_.size()}); });
+  Header parsed = parse_header(path, header, bytes_.size());
+  metadata_ = std::move(parsed.metadata);
+  for (const Entry& entry : parsed.entries) {
     names_.push_back(entry.name);
-    arrays_[entry.name] = entry.array;
+    arrays_[entry.name] = ConstArray(bytes_.data() + entry.begin, entry.dtype, entry.shape);
   }
 }
 
@@ -199,6 +232,49 @@ ConstArray SafetensorsFile::operator[](const std::string& name) const {
   const auto at = arrays_.find(name);
   require(at != arrays_.end(), "safetensors", "{} has no tensor {}", path_.string(), name);
   return at->second;
+}
+
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : path_(path) {
+  OpenFile file = open_file(path);
+  check_sum(path, file.header, [&](Checksum& sum) {
+    constexpr std::uint64_t kPieceBytes = std::uint64_t{1} << 20;
+    AlignedBuffer piece(std::min(file.data_bytes, kPieceBytes));
+    for (std::uint64_t left = file.data_bytes; left > 0;) {
+      const std::span<std::byte> part(piece.data(), std::min(left, kPieceBytes));
+      read_bytes(file.stream, path, part);
+      sum.add(part);
+      left -= part.size();
+    }
+  });
+  Header parsed = parse_header(path, file.header, file.data_bytes);
+  metadata_ = std::move(parsed.metadata);
+  for (const Entry& entry : parsed.entries) {
+    names_.push_back(entry.name);
+    tensors_.emplace(entry.name,
+                     Tensor{entry.dtype, entry.shape, file.data_begin() + entry.begin, file.data_begin() + entry.end});
+  }
+  stream_ = std::move(file.stream);
+}
+
+const std::string& SafetensorsReader::metadata(const std::string& key) const {
+  const auto at = metadata_.find(key);
+  require(at != metadata_.end(), kWhere, "{} has no metadata {}", path_.string(), key);
+  return at->second;
+}
+
+const SafetensorsReader::Tensor& SafetensorsReader::find(const std::string& name) const {
+  const auto at = tensors_.find(name);
+  require(at != tensors_.end(), kWhere, "{} has no tensor {}", path_.string(), name);
+  return at->second;
+}
+
+void SafetensorsReader::read(const std::string& name, std::span<std::byte> to) {
+  const Tensor& tensor = find(name);
+  require(to.size() == tensor.end - tensor.begin, kWhere, "{}: tensor {} has {} bytes; {} were asked for",
+          path_.string(), name, tensor.end - tensor.begin, to.size());
+  stream_.clear();
+  stream_.seekg(static_cast<std::streamoff>(tensor.begin));
+  read_bytes(stream_, path_, to);
 }
 
 void write_safetensors(const std::filesystem::path& path, const std::vector<NamedSource>& sources,

@@ -3,7 +3,9 @@
 #include "kernels/common/aligned_buffer.h"
 #include "kernels/common/array.h"
 
+#include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <span>
@@ -38,6 +40,39 @@ class SafetensorsFile {
   AlignedBuffer bytes_;
   std::map<std::string, std::string> metadata_;
   std::map<std::string, ConstArray> arrays_;
+  std::vector<std::string> names_;
+};
+
+/// The same file, left on the disk: its header, and its checksum where it has one, are checked at once, as above, and a
+/// tensor is in memory when it is read. What takes the file's place meanwhile does not matter.
+class SafetensorsReader {
+ public:
+  explicit SafetensorsReader(const std::filesystem::path& path);
+
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  /// Metadata value; throws Error naming the key when it is missing.
+  const std::string& metadata(const std::string& key) const;
+  /// In the order of their data.
+  const std::vector<std::string>& names() const { return names_; }
+  bool contains(const std::string& name) const { return tensors_.contains(name); }
+  /// These throw Error when there is no such tensor.
+  DType dtype(const std::string& name) const { return find(name).dtype; }
+  const Shape& shape(const std::string& name) const { return find(name).shape; }
+  /// Fills `to`, which has as many bytes as the tensor. Throws Error where the disk does not give them.
+  void read(const std::string& name, std::span<std::byte> to);
+
+ private:
+  struct Tensor {
+    DType dtype;
+    Shape shape;
+    std::uint64_t begin, end;  // bytes of the file
+  };
+  const Tensor& find(const std::string& name) const;
+
+  std::filesystem::path path_;
+  std::ifstream stream_;
+  std::map<std::string, std::string> metadata_;
+  std::map<std::string, Tensor> tensors_;
   std::vector<std::string> names_;
 };
 

@@ -58,20 +58,23 @@ void convert_all(const std::byte* from, std::size_t n, float* to, Convert&& conv
 
 class SafetensorsSource final : public TensorSource {
  public:
-  explicit SafetensorsSource(const std::filesystem::path& path) : file_(SafetensorsFile::read(path)) {
+  explicit SafetensorsSource(const std::filesystem::path& path) : file_(path) {
     metadata_ = file_.metadata();
-    for (const std::string& name : file_.names()) tensors_.push_back({name, file_[name].shape(), file_[name].dtype()});
+    for (const std::string& name : file_.names()) tensors_.push_back({name, file_.shape(name), file_.dtype(name)});
   }
 
   void read(std::size_t index, std::span<float> to) override {
-    const ConstArray array = file_[tensors_[index].name];
-    require(static_cast<std::size_t>(array.size()) == to.size(), "weights", "{} has {} elements; {} were asked for",
-            tensors_[index].name, array.size(), to.size());
-    convert_to_float(static_cast<const std::byte*>(array.data()), array.dtype(), to.size(), to.data());
+    const StoredTensor& tensor = tensors_[index];
+    require(static_cast<std::size_t>(tensor.shape.size()) == to.size(), "weights",
+            "{} has {} elements; {} were asked for", tensor.name, tensor.shape.size(), to.size());
+    if (tensor.dtype == DType::float32) return file_.read(tensor.name, std::as_writable_bytes(to));
+    std::vector<std::byte> stored(to.size() * size_of(tensor.dtype));
+    file_.read(tensor.name, stored);
+    convert_to_float(stored.data(), tensor.dtype, to.size(), to.data());
   }
 
  private:
-  SafetensorsFile file_;
+  SafetensorsReader file_;
 };
 
 /// The file of weights in a folder that Hugging Face's save_pretrained wrote.

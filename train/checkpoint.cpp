@@ -27,6 +27,8 @@ constexpr std::array<NamedFlat, 4> kFlats = {{{"student.", &ParameterStore::stud
                                               {"optimizer.first_moment.", &ParameterStore::first_moment},
                                               {"optimizer.second_moment.", &ParameterStore::second_moment}}};
 
+constexpr const char* kCounts = "optimizer.update_counts";
+
 /// Keys that say where and how fast a run goes, or how long, but not what it computes. The first two:
 /// require_same_step.
 constexpr std::array<std::string_view, 31> kChangeable = {
@@ -45,7 +47,7 @@ constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;    // of a run; pictu
 constexpr int kMostRollbacks = 1000;                          // as the configuration allows
 
 template <typename Number>
-Number number_of(const SafetensorsFile& file, const std::string& key, Number low, Number high) {
+Number number_of(const SafetensorsReader& file, const std::string& key, Number low, Number high) {
   const std::string& text = file.metadata(key);
   Number value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -126,8 +128,7 @@ void write_checkpoint(const fs::path& path, StudentTeacher& networks, const Trai
   add("center", networks.center());
   const std::vector<std::int64_t>& counts = networks.update_counts();
   const Shape counts_shape{static_cast<std::int64_t>(counts.size())};
-  sources.push_back(
-      {"optimizer.update_counts", DType::int64, counts_shape, [&] { return ConstArray(counts.data(), counts_shape); }});
+  sources.push_back({kCounts, DType::int64, counts_shape, [&] { return ConstArray(counts.data(), counts_shape); }});
   write_safetensors(path, sources,
                     {{"format", "dino_cuda training checkpoint"},
                      {"config", write_config(config)},
@@ -144,21 +145,23 @@ void write_checkpoint(const fs::path& path, StudentTeacher& networks, const Trai
 }
 
 OpenCheckpoint open_checkpoint(const fs::path& path, const CheckpointNeeds& needs, const TrainConfig& config) {
-  SafetensorsFile file = or_say_damaged(path, [&] { return SafetensorsFile::read(path); });
+  SafetensorsReader file = or_say_damaged(path, [&] { return SafetensorsReader(path); });
   const TrainConfig before = or_say_damaged(path, [&] { return parse_config(file.metadata("config"), "its config"); });
   require_same_run(path, before, config);
   const Spread now{config.batch_size_per_gpu, config.accumulation, needs.ranks};
   Spread then{before.batch_size_per_gpu, before.accumulation, 1};
   TrainingPosition position = or_say_damaged(path, [&] {
     const auto check = [&](const std::string& name, DType dtype, const Shape& shape) {
-      require_array(file[name], dtype, shape, path.string(), name);
+      require(file.dtype(name) == dtype && file.shape(name) == shape, "checkpoint",
+              "{} has the wrong type or shape; got {} {}, expected {} {}", name, name_of(file.dtype(name)),
+              file.shape(name).to_string(), name_of(dtype), shape.to_string());
     };
     for (const NamedFlat& named : kFlats) {
       for (const ParameterInfo& info : needs.layout.infos())
         check(named.prefix + info.name, DType::float32, info.shape);
     }
     check("center", DType::float32, needs.center);
-    check("optimizer.update_counts", DType::int64, Shape{static_cast<std::int64_t>(needs.layout.infos().size())});
+    check(kCounts, DType::int64, Shape{static_cast<std::int64_t>(needs.layout.infos().size())});
     // Files from before there were several have one.
     if (file.metadata().contains("ranks")) then.ranks = number_of<std::int64_t>(file, "ranks", 1, kMostRanks);
     require(then.batch * then.accumulation <= kMostSteps / then.ranks, "checkpoint",
@@ -176,11 +179,11 @@ OpenCheckpoint open_checkpoint(const fs::path& path, const CheckpointNeeds& need
       found.health = file.metadata("health");
       if (!found.health.empty()) Health(before, 1).restore(found.health);
     }
-    const ConstArray counts = file["optimizer.update_counts"];
-    for (std::int64_t i = 0; i < counts.size(); ++i) {
-      const std::int64_t count = counts.as<std::int64_t>()[i];
-      require(count >= 0 && count <= found.step, "checkpoint", "it counts {} updates of {} in {} steps", count,
-              needs.layout.infos()[static_cast<std::size_t>(i)].name, found.step);
+    std::vector<std::int64_t> counts(needs.layout.infos().size());
+    file.read(kCounts, std::as_writable_bytes(std::span(counts)));
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      require(counts[i] >= 0 && counts[i] <= found.step, "checkpoint", "it counts {} updates of {} in {} steps",
+              counts[i], needs.layout.infos()[i].name, found.step);
     }
     return found;
   });
@@ -191,18 +194,23 @@ OpenCheckpoint open_checkpoint(const fs::path& path, const CheckpointNeeds& need
 
 TrainingPosition read_checkpoint(const fs::path& path, StudentTeacher& networks, const TrainConfig& config) {
   // Everything is looked at before anything is changed.
-  const auto [file, position] = open_checkpoint(
+  auto [file, position] = open_checkpoint(
       path, {.layout = networks.layout(), .center = networks.center().shape(), .ranks = networks.ranks()}, config);
   ParameterStore& store = networks.store();
-  for (const NamedFlat& named : kFlats) {
-    for (const ParameterId id : networks.layout().ids()) {
-      Tensor window = store.window(store.*named.flat, id);
-      store.context.copy_from_host(file[named.prefix + networks.layout()[id].name], window);
+  std::vector<float> host;  // of the tensor that is read
+  const auto read = [&, &file = file](const std::string& name, Tensor to) {
+    host.resize(static_cast<std::size_t>(to.size()));
+    file.read(name, std::as_writable_bytes(std::span(host)));
+    store.context.copy_from_host(ConstArray(host.data(), to.shape()), to);
+  };
+  or_say_damaged(path, [&, &file = file] {
+    for (const NamedFlat& named : kFlats) {
+      for (const ParameterId id : networks.layout().ids())
+        read(named.prefix + networks.layout()[id].name, store.window(store.*named.flat, id));
     }
-  }
-  store.context.copy_from_host(file["center"], networks.center());
-  const ConstArray counts = file["optimizer.update_counts"];
-  std::copy_n(counts.as<std::int64_t>(), counts.size(), networks.update_counts().begin());
+    read("center", networks.center());
+    file.read(kCounts, std::as_writable_bytes(std::span(networks.update_counts())));
+  });
   store.refresh_working_copies();
   return position;
 }

@@ -52,7 +52,7 @@ struct CheckpointNeeds {
 
 /// A checkpoint from which a run can go on: all of it was looked at, nothing was copied yet.
 struct OpenCheckpoint {
-  SafetensorsFile file;
+  SafetensorsReader file;
   TrainingPosition position;  // in micro-batches of the run that goes on
 };
 
@@ -61,7 +61,9 @@ OpenCheckpoint open_checkpoint(const std::filesystem::path& path, const Checkpoi
                                const TrainConfig& config);
 
 /// Puts a checkpoint's state into `networks`. Throws DamagedCheckpoint when the file is not what was written, Error
-/// when the run's configuration differs in a key that a run cannot change half-way; nothing is changed then.
+/// when the run's configuration differs in a key that a run cannot change half-way; nothing is changed then. Holds one
+/// tensor at a time in the host's memory; where the disk fails half-way, a DamagedCheckpoint leaves a part of the
+/// state.
 TrainingPosition read_checkpoint(const std::filesystem::path& path, StudentTeacher& networks,
                                  const TrainConfig& config);
 

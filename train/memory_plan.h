@@ -44,7 +44,7 @@ struct MemoryPlan {
 
   // On the host besides:
   std::size_t loader = 0;      // batches ahead, and what each thread works in
-  std::size_t checkpoint = 0;  // the copy of the tensor that is written
+  std::size_t checkpoint = 0;  // the copy of the tensor that is written or read
   std::size_t program = 0;     // code, libraries, threads; measured, see memory_plan.cpp
 
   // On the disk:

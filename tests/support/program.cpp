@@ -67,19 +67,25 @@ void Program::send(int signal) const {
   if (process_ > 0) kill(process_, signal);  // kill(-1) would reach every process of the machine
 }
 
+void Program::reap(int options) {
+  rusage usage{};
+  if (process_ <= 0 || wait4(process_, &raw_status_, options, &usage) != process_) return;
+  peak_bytes_ = std::int64_t{1024} * usage.ru_maxrss;
+  process_ = -1;
+}
+
 bool Program::is_running() {
-  if (process_ > 0 && waitpid(process_, &raw_status_, WNOHANG) == process_) process_ = -1;
+  reap(WNOHANG);
   return process_ > 0;
 }
 
 Outcome Program::wait() {
-  if (process_ > 0) waitpid(process_, &raw_status_, 0);
-  process_ = -1;
+  reap(0);
   const auto text = [&](const char* name) {
     return std::filesystem::exists(folder_.path() / name) ? read_text_file(folder_.path() / name) : std::string();
   };
   return {WIFEXITED(raw_status_) ? WEXITSTATUS(raw_status_) : 128 + WTERMSIG(raw_status_), text("output"),
-          text("errors")};
+          text("errors"), peak_bytes_};
 }
 
 bool is_one_line_error(const std::string& text) {

@@ -18,6 +18,7 @@ inline constexpr const char* kNoLeakCheck = "LSAN_OPTIONS=detect_leaks=0";
 struct Outcome {
   int status = 0;  // of its exit; 128 + the signal that killed it
   std::string output, errors;
+  std::int64_t peak_bytes = 0;  // the most memory that was resident at once
 };
 
 struct ProgramLimits {
@@ -46,9 +47,13 @@ class Program {
   Outcome wait();
 
  private:
+  /// Takes the status of a process that has ended; `options` as waitpid() has them.
+  void reap(int options);
+
   TemporaryFolder folder_;  // of what it prints
   pid_t process_ = -1;
   int raw_status_ = 0;
+  std::int64_t peak_bytes_ = 0;
 };
 
 inline Outcome run_program(const std::vector<std::string>& arguments, const ProgramLimits& limits = {}) {

@@ -14,7 +14,6 @@
 #include "train/precision.h"
 #include "train/trainer.h"
 
-#include <sys/resource.h>
 #include <nlohmann/json.hpp>
 
 #include <functional>
@@ -273,12 +272,42 @@ TEST_CASE("A whole process takes what is planned, within 15 %") {
   const test::Outcome trained = test::run_program(train_words);
   INFO(trained.errors);
   REQUIRE(trained.status == 0);
-  rusage usage{};
-  REQUIRE(getrusage(RUSAGE_CHILDREN, &usage) == 0);  // the larger of the two programs, which is the second
-  const double taken = 1024.0 * static_cast<double>(usage.ru_maxrss);
+  const auto taken = static_cast<double>(trained.peak_bytes);
   INFO("planned " << expected << ", taken " << taken);
   CHECK(taken <= 1.15 * expected);
   CHECK(expected <= 1.15 * taken);
+}
+
+TEST_CASE("A run that is resumed takes no more memory than it did before") {
+  const test::TemporaryFolder folder;
+  Image picture;
+  DrawnPictures(1).decode(0, picture);
+  const std::vector<std::byte> png = encode_png(picture.rgb, picture.height, picture.width, 3);
+  folder.write("images/0.png", std::span(png));
+  TrainConfig config = tiny_config();
+  config.data_path = (folder.path() / "images").string();
+  config.output_dir = (folder.path() / "run").string();
+  config.device = "cpu";
+  config.threads = 1;
+  config.num_workers = 1;
+  config.batch_size_per_gpu = 1;
+  config.health_images = config.report_every = 0;
+  config.out_dim = 1 << 17;  // 8 million parameters, and next to no activations
+  config.head_bottleneck_dim = 64;
+  const std::string file = folder.write("config.toml", write_config(config)).string();
+  const auto train = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"train", file};
+    words.insert(words.end(), more.begin(), more.end());
+    test::Outcome trained = test::run_program(words);
+    INFO(trained.errors);
+    REQUIRE(trained.status == 0);
+    return static_cast<double>(trained.peak_bytes);
+  };
+  const double fresh = train({"--epochs", "1"});
+  const double resumed = train({"--epochs", "2", "--resume"});
+  INFO("fresh " << fresh << ", resumed " << resumed);
+  CHECK(fresh >= 20.0 * 8e6);
+  CHECK(resumed <= 1.05 * fresh);
 }
 #endif
 
