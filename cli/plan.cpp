@@ -349,7 +349,7 @@ void print_memory(const Plan& plan) {
   row("tables", m.tables, "center, norms");
   row("crops", m.crops, "");
   row("activations", m.activations, "and their gradients, logits included");
-  row("evaluation", m.evaluation, "k-NN, beyond a step");
+  row("evaluation", m.evaluation, "of features, k-NN; beyond a step");
   row("gaps", m.gaps, "between blocks");
   if (!on_cpu) {
     fmt::print("  {:<20}{:>12}  {} are there for tensors ({})\n", "on the device", format_bytes(m.device_bytes()),

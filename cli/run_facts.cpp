@@ -36,10 +36,13 @@ RunFacts run_facts(const TrainConfig& config, Device device, DType compute_type,
       facts.picture_width_px = static_cast<int>(width / decoded + 0.5);
     }
   }
-  if (config.knn_every > 0) {
-    facts.evaluation = [config, pictures](Context& context, StudentTeacher& networks) {
+  const bool has_knn = config.knn_every > 0;
+  if (has_knn || config.health_images > 0 || config.report_every > 0) {
+    facts.evaluation = [config, pictures, has_knn](Context& context, StudentTeacher& networks) {
       rehearse_features(context, networks, config);
+      if (!has_knn) return;
       rehearse_search(context, networks, config, pictures);
+      rehearse_pixel_search(context, config, pictures);
     };
   }
   return facts;
@@ -47,8 +50,9 @@ RunFacts run_facts(const TrainConfig& config, Device device, DType compute_type,
 
 KnnPictures most_knn_pictures(const TrainConfig& config, std::int64_t images) {
   const std::int64_t most = config.knn_images > 0 ? config.knn_images : std::max<std::int64_t>(images, 1);
-  if (images == 0) return {most, most};
-  return {std::min(most, images), std::min(most, images)};
+  // A data set of its own may be larger than that of the run.
+  const auto of = [&](const std::string& path) { return path.empty() && images > 0 ? std::min(most, images) : most; };
+  return {of(config.knn_train_path), of(config.knn_test_path)};
 }
 
 }  // namespace dino

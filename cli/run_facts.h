@@ -11,7 +11,8 @@ namespace dino {
 RunFacts run_facts(const TrainConfig& config, Device device, DType compute_type, const ImageSource* images,
                    const KnnPictures& pictures);
 
-/// The most pictures that the k-NN of a run may look at, without opening its data sets; `images` 0: unknown.
+/// The most pictures that the k-NN of a run may look at, without opening its data sets; `images` 0: unknown. With
+/// knn_images = 0 a data set of its own counts as one of so many pictures as that of the run.
 KnnPictures most_knn_pictures(const TrainConfig& config, std::int64_t images);
 
 }  // namespace dino

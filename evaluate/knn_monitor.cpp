@@ -17,6 +17,9 @@
 namespace dino {
 namespace {
 
+constexpr int kPixelSide = 16;
+constexpr std::int64_t kMostPixelPictures = 20'000;
+
 struct Monitor {
   TrainConfig config;
   std::unique_ptr<Dataset> train, test;
@@ -27,11 +30,9 @@ struct Monitor {
   /// Accuracies of the bare pixels, which a network has to beat. They do not change, and are measured once a start; not
   /// for sets so large that it would take long.
   std::optional<KnnResult> evaluate_pixels(Context& context, const Communicator& communicator) const {
-    constexpr int kSide_px = 16;
-    constexpr std::int64_t kMaxPictures = 20'000;
-    if (pixels || pictures() > kMaxPictures) return pixels;
+    if (pixels || pictures() > kMostPixelPictures) return pixels;
     const auto extract = [&](const ImageSource& images) {
-      return pixel_features(images, kSide_px, config.num_workers, [&](std::int64_t, std::int64_t, double) {
+      return pixel_features(images, kPixelSide, config.num_workers, [&](std::int64_t, std::int64_t, double) {
         if (communicator.size() == 1) StopSignal::check();  // ranks have to stop in the same place
       });
     };
@@ -176,14 +177,26 @@ void rehearse_features(Context& context, StudentTeacher& networks, const TrainCo
                    options.kind, rows);
 }
 
-void rehearse_search(Context& context, const StudentTeacher& networks, const TrainConfig& config,
-                     const KnnPictures& pictures) {
-  const std::int64_t width = networks.vit().config().embed_dim;
+namespace {
+
+void rehearse_search_of(Context& context, std::int64_t width, const TrainConfig& config, const KnnPictures& pictures) {
   const Tensor bank = context.empty({pictures.known, width}, DType::float32);
   const Tensor queries = context.empty({pictures.asked, width}, DType::float32);
   const std::vector<std::int32_t> known(static_cast<std::size_t>(pictures.known), 0);
   const std::vector<std::int32_t> asked(static_cast<std::size_t>(pictures.asked), 0);
   evaluate_knn(context, bank, known, queries, asked, config.knn_k, config.knn_temperature);
+}
+
+}  // namespace
+
+void rehearse_search(Context& context, const StudentTeacher& networks, const TrainConfig& config,
+                     const KnnPictures& pictures) {
+  rehearse_search_of(context, networks.vit().config().embed_dim, config, pictures);
+}
+
+void rehearse_pixel_search(Context& context, const TrainConfig& config, const KnnPictures& pictures) {
+  if (pictures.known + pictures.asked > kMostPixelPictures) return;
+  rehearse_search_of(context, std::int64_t{3} * kPixelSide * kPixelSide, config, pictures);
 }
 
 }  // namespace dino

@@ -34,6 +34,8 @@ KnnPictures count_knn_pictures(const TrainConfig& config);
 void rehearse_features(Context& context, StudentTeacher& networks, const TrainConfig& config);
 void rehearse_search(Context& context, const StudentTeacher& networks, const TrainConfig& config,
                      const KnnPictures& pictures);
+/// The search among their pixels, which the first evaluation of a start does as well where there are not too many.
+void rehearse_pixel_search(Context& context, const TrainConfig& config, const KnnPictures& pictures);
 /// Images in a batch of features.
 int feature_batch();
 

@@ -27,7 +27,7 @@ struct RunFacts {
 };
 
 /// The bytes that a training run takes, by kind. Those of the device are what a rehearsal of its first steps allocates
-/// (engine/rehearsal.h): exactly what the run's arena will hold.
+/// (engine/rehearsal.h): exactly what the run's arena will hold. Not gone through: the film of a report, which takes less.
 struct MemoryPlan {
   // On the device, which may be the host:
   std::size_t weights = 0;  // of the student, with the working copy

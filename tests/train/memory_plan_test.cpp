@@ -5,6 +5,7 @@
 #include "data/png.h"
 #include "engine/communicators/threads.h"
 #include "engine/rehearsal.h"
+#include "evaluate/feature_monitor.h"
 #include "evaluate/knn_monitor.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
@@ -19,6 +20,7 @@
 #include <functional>
 #include <span>
 #include <thread>
+#include <utility>
 
 namespace dino {
 namespace {
@@ -77,8 +79,8 @@ TEST_CASE("The planned memory of a device is that of a run, to the byte") {
 TEST_CASE("The planned memory counts the evaluations") {
   const test::TemporaryFolder folder;
   Image picture;
-  for (int i = 0; i < 40; ++i) {
-    DrawnPictures(100).decode(i, picture);
+  for (int i = 0; i < 200; ++i) {
+    DrawnPictures(200).decode(i, picture);
     const std::vector<std::byte> png = encode_png(picture.rgb, picture.height, picture.width, 3);
     folder.write(fmt::format("images/class{}/{}.png", i % 2, i), std::span(png));
   }
@@ -94,18 +96,47 @@ TEST_CASE("The planned memory counts the evaluations") {
   train(*context, communicator, config, *images, StartMode::fresh, make_knn_monitor(*context, communicator, config));
 
   const KnnPictures pictures = count_knn_pictures(config);
-  CHECK(pictures.known == 36);
-  CHECK(pictures.asked == 4);
+  CHECK(pictures.known == 180);
+  CHECK(pictures.asked == 20);
   RunFacts facts = facts_of(config);
   const MemoryPlan without = plan_memory(config, facts);
   facts.evaluation = [&](Context& rehearsal, StudentTeacher& networks) {
     rehearse_features(rehearsal, networks, config);
     rehearse_search(rehearsal, networks, config, pictures);
   };
-  const MemoryPlan plan = plan_memory(config, facts);
+  const MemoryPlan of_networks = plan_memory(config, facts);
   // 32 pictures at once against two with their crops.
+  CHECK(of_networks.evaluation > 0);
+  CHECK(of_networks.arena_peak == without.arena_peak + of_networks.evaluation);
+  // The pixels of 200 pictures are more than what networks as small as these take. A run that is not resumed looks at
+  // them before its first step.
+  facts.evaluation = [&, networks_only = facts.evaluation, first = true](Context& rehearsal,
+                                                                         StudentTeacher& networks) mutable {
+    networks_only(rehearsal, networks);
+    if (std::exchange(first, false)) rehearse_pixel_search(rehearsal, config, pictures);
+  };
+  const MemoryPlan plan = plan_memory(config, facts);
+  CHECK(plan.arena_peak > of_networks.arena_peak);
+  CHECK(plan.arena_peak == context->arena().peak_bytes());
+  CHECK(plan.device_bytes() == context->arena().reach_bytes());
+}
+
+TEST_CASE("The planned memory counts the features that are watched without k-NN") {
+  const test::TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.output_dir = (folder.path() / "run").string();
+  config.epochs = 1;
+  const DrawnPictures images(70);
+  const auto context = make_cpu_context();
+  SingleProcess communicator;
+  train(*context, communicator, config, images, StartMode::fresh,
+        make_feature_monitor(*context, communicator, config, images));
+  RunFacts facts = facts_of(config);
+  facts.evaluation = [&](Context& rehearsal, StudentTeacher& networks) {
+    rehearse_features(rehearsal, networks, config);
+  };
+  const MemoryPlan plan = plan_memory(config, facts);
   CHECK(plan.evaluation > 0);
-  CHECK(plan.arena_peak == without.arena_peak + plan.evaluation);
   CHECK(plan.arena_peak == context->arena().peak_bytes());
   CHECK(plan.device_bytes() == context->arena().reach_bytes());
 }
