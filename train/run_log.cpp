@@ -16,8 +16,9 @@ std::function<bool(const nlohmann::json& line)> lines_before(const char* key, st
   };
 }
 
-RunLog::RunLog(const std::filesystem::path& path, const Keep& keep, Report report)
-    : path_(path), report_(std::move(report)) {
+namespace {
+
+void drop_lines(const std::filesystem::path& path, const RunLog::Keep& keep) {
   const std::string before = std::filesystem::exists(path) ? read_text_file(path) : std::string();
   std::string kept;
   std::stringstream text(before);
@@ -25,12 +26,33 @@ RunLog::RunLog(const std::filesystem::path& path, const Keep& keep, Report repor
     const auto json = nlohmann::json::parse(line, nullptr, false);
     if (json.is_object() && keep(json)) kept += line + "\n";
   }
-  if (kept != before || before.empty()) {
-    AtomicFile file(path);
-    file.write(kept);
-    file.commit();
+  if (kept == before && !before.empty()) return;
+  AtomicFile file(path);
+  file.write(kept);
+  file.commit();
+}
+
+}  // namespace
+
+RunLog::RunLog(const std::filesystem::path& path, const Keep& keep, Report report)
+    : path_(path), report_(std::move(report)) {
+  drop_lines(path_, keep);
+  file_.emplace(path_);
+}
+
+void RunLog::keep_only(const Keep& keep) {
+  // Lines that wait in memory would come behind those that are kept.
+  std::string obstacle = sync() ? std::string() : trouble();
+  try {
+    if (obstacle.empty()) drop_lines(path_, keep);
+  } catch (const WriteError& error) {
+    obstacle = error.what();
   }
-  file_.emplace(path);
+  if (obstacle.empty()) {
+    file_.emplace(path_);
+  } else {
+    report_(fmt::format("{} keeps the lines of what is done again: {}", path_.string(), obstacle));
+  }
 }
 
 void RunLog::report_change() {

@@ -29,6 +29,10 @@ class RunLog {
   /// WriteError where the file cannot be written.
   RunLog(const std::filesystem::path& path, const Keep& keep, Report report);
 
+  /// Drops lines once more, where the run goes back. A disk that does not take the file anew is reported, and the file
+  /// stays as it is: of what is done again it then has two lines.
+  void keep_only(const Keep& keep);
+
   void append(const nlohmann::ordered_json& line);
   /// Puts all lines on the disk, so that they outlive a power cut. Returns false where it does not take them.
   bool sync();

@@ -4,33 +4,36 @@
 #include <nlohmann/json.hpp>
 
 namespace dino {
+namespace {
 
-// Evaluations go by epochs: the one after an epoch's last step is made again where its checkpoint was not written yet.
-RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig& config, const TrainingPosition& start,
-                         const Report& report)
-    : folder_(folder), report_(report), student_temp_(config.student_temp) {
-  open(start.step, start.step == 0 ? -1 : start.epoch);
-}
-
-void RunRecorder::open(std::int64_t first_step, std::int64_t first_epoch) {
-  log_.emplace(folder_ / "log.jsonl", lines_before("step", first_step), report_);
-  knn_log_.emplace(folder_ / "knn.jsonl", lines_before("epoch", first_epoch), report_);
-  // What was seen of the features goes with their evaluation, the rest with its step.
+/// What was seen of the features goes with their evaluation, the rest with its step.
+RunLog::Keep findings_before(std::int64_t first_step, std::int64_t first_epoch) {
   const auto before_epoch = lines_before("epoch", first_epoch), before_step = lines_before("step", first_step);
-  const auto keep = [=](const nlohmann::json& line) {
+  return [=](const nlohmann::json& line) {
     return line.contains("kind") && line["kind"] == kFeatureFinding ? before_epoch(line) : before_step(line);
   };
-  health_log_.emplace(folder_ / "health.jsonl", keep, report_);
 }
+
+/// Evaluations go by epochs: the one after an epoch's last step is made again where its checkpoint was not written yet.
+std::int64_t first_epoch(const TrainingPosition& start) { return start.step == 0 ? -1 : start.epoch; }
+
+}  // namespace
+
+RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig& config, const TrainingPosition& start,
+                         const Report& report)
+    : student_temp_(config.student_temp),
+      log_(folder / "log.jsonl", lines_before("step", start.step), report),
+      knn_log_(folder / "knn.jsonl", lines_before("epoch", first_epoch(start)), report),
+      health_log_(folder / "health.jsonl", findings_before(start.step, first_epoch(start)), report) {}
 
 bool RunRecorder::sync() {
   bool synced = true;
-  for (RunLog* log : {&*log_, &*knn_log_, &*health_log_}) synced = log->sync() && synced;
+  for (RunLog* log : {&log_, &knn_log_, &health_log_}) synced = log->sync() && synced;
   return synced;
 }
 
 std::string RunRecorder::trouble() const {
-  for (const RunLog* log : {&*log_, &*knn_log_, &*health_log_}) {
+  for (const RunLog* log : {&log_, &knn_log_, &health_log_}) {
     if (!log->trouble().empty()) return log->trouble();
   }
   return {};
@@ -52,22 +55,23 @@ void RunRecorder::step_done(const StepReport& report) {
                               {"data_wait_share", report.data_wait_share},
                               {"center_norm", report.result.center_norm}};
   if (report.result.not_finite) line["skipped"] = *report.result.not_finite;
-  log_->append(line);
+  log_.append(line);
 }
 
 void RunRecorder::evaluated(const PauseReport& pause, const Evaluation& evaluation) {
   // The number of the step before.
   nlohmann::ordered_json line{{"step", pause.position.step - 1}, {"epoch", pause.epoch}};
   line.update(*evaluation.numbers);
-  knn_log_->append(line);
+  knn_log_.append(line);
 }
 
-void RunRecorder::found(const Finding& finding) { health_log_->append(finding.to_json()); }
+void RunRecorder::found(const Finding& finding) { health_log_.append(finding.to_json()); }
 
 void RunRecorder::rolled_back(const TrainingPosition& position) {
-  sync();
-  // As a resumed run does, which knows of no later steps either.
-  open(position.step, position.epoch);
+  // As a resumed run does, which knows of no later steps either. The evaluation of the untrained networks stays.
+  log_.keep_only(lines_before("step", position.step));
+  knn_log_.keep_only(lines_before("epoch", position.epoch));
+  health_log_.keep_only(findings_before(position.step, position.epoch));
 }
 
 RankRecorder::RankRecorder(const std::filesystem::path& folder, int rank, std::int64_t first_step)
@@ -80,6 +84,10 @@ void RankRecorder::step_done(const StepReport& report) {
                {"loss", report.result.loss},
                {"images_per_second", report.images_per_second},
                {"data_wait_share", report.data_wait_share}});
+}
+
+void RankRecorder::rolled_back(const TrainingPosition& position) {
+  log_.keep_only(lines_before("step", position.step));
 }
 
 }  // namespace dino

@@ -4,7 +4,6 @@
 #include "train/run_observer.h"
 
 #include <filesystem>
-#include <optional>
 #include <string>
 
 namespace dino {
@@ -32,13 +31,8 @@ class RunRecorder final : public RunObserver {
   std::string trouble() const;
 
  private:
-  /// Keeps the lines of steps before `first_step` and of evaluations after epochs before `first_epoch`.
-  void open(std::int64_t first_step, std::int64_t first_epoch);
-
-  std::filesystem::path folder_;
-  Report report_;
   double student_temp_;
-  std::optional<RunLog> log_, knn_log_, health_log_;
+  RunLog log_, knn_log_, health_log_;
 };
 
 /// Writes what one of several ranks sees of each step: log.rankN.jsonl.
@@ -48,6 +42,7 @@ class RankRecorder final : public RunObserver {
   RankRecorder(const std::filesystem::path& folder, int rank, std::int64_t first_step);
 
   void step_done(const StepReport& report) override;
+  void rolled_back(const TrainingPosition& position) override;
 
  private:
   RunLog log_;

@@ -161,6 +161,20 @@ TEST_CASE("A resumed run goes on with its film, and has a second start", "[repor
   CHECK(std::distance(fs::directory_iterator(run.path("tensorboard")), {}) == 2);
 }
 
+TEST_CASE("A run that goes back lets TensorBoard forget what it does again", "[report]") {
+  Run run;
+  TensorBoardRecorder recorder(run.config);
+  recorder.rolled_back({.epoch = 0, .batch = 0, .step = 0});
+  recorder.rolled_back({.epoch = 1, .batch = 0, .step = 4});
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(run.path("tensorboard"))) {
+    ++files;
+    // A SessionLog (field 7 of an Event) with the status START.
+    CHECK(content(entry.path()).find("\x3A\x02\x08\x01") != std::string::npos);
+  }
+  CHECK(files == 2);
+}
+
 TEST_CASE("Reports may be rarer than epochs, and the last epoch has one", "[report]") {
   Run run;
   run.config.report_every = 2;

@@ -105,6 +105,13 @@ void TensorBoardRecorder::epoch_done(const PauseReport& pause) {
   say_failure(pause);
 }
 
+void TensorBoardRecorder::rolled_back(const TrainingPosition& position) {
+  if (!failure_.empty()) return;
+  file_.reset();
+  // As --resume does; a start at step 0 would be that of a run on its own.
+  open(std::max<std::int64_t>(1, position.step));
+}
+
 void TensorBoardRecorder::add_pictures(std::int64_t step, std::int64_t epochs) {
   constexpr const char* kKinds[][2] = {{"attention", "jpg"}, {"components", "png"}};
   for (const auto& [kind, extension] : kKinds) {

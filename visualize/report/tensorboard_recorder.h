@@ -20,6 +20,7 @@ class TensorBoardRecorder final : public RunObserver {
   void step_done(const StepReport& report) override;
   void evaluated(const PauseReport& pause, const Evaluation& evaluation) override;
   void epoch_done(const PauseReport& pause) override;
+  void rolled_back(const TrainingPosition& position) override;
 
  private:
   void open(std::int64_t first_step);
