@@ -73,7 +73,9 @@ class RunSummary final : public RunObserver {
     json_["images_per_second"] = report.images_per_second;
   }
   void evaluated(const PauseReport&, const Evaluation& evaluation) override {
-    json_["best_score"] = std::max(evaluation.score, json_.value("best_score", evaluation.score));
+    // Negative: the evaluation has none.
+    if (evaluation.score >= 0)
+      json_["best_score"] = std::max(evaluation.score, json_.value("best_score", evaluation.score));
     if (evaluation.numbers) json_["last_evaluation"] = *evaluation.numbers;
   }
   nlohmann::ordered_json& json() { return json_; }

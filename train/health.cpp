@@ -222,11 +222,10 @@ const HealthRule kSkipRule = {
     }};
 
 const HealthRule kFeatureRule = {
-    kFeatureFinding,
-    Severity::warning,
-    [](const Measures& m) { return m.features.rank <= 2 || m.features.spread <= 0.05; },
-    [](const Measures& m) { return m.features.rank > 3 && m.features.spread > 0.1; },
-    at_once,
+    kFeatureFinding, Severity::warning,
+    // Of so few pictures the rank says nothing: it is at most their number.
+    [](const Measures& m) { return m.features.images >= 8 && (m.features.rank <= 2 || m.features.spread <= 0.05); },
+    [](const Measures& m) { return m.features.rank > 3 && m.features.spread > 0.1; }, at_once,
     [](const Measures& m) {
       return fmt::format(
           "the features of different images are all but the same: effective rank {:.2f}, spread {:.3f} "

@@ -70,7 +70,8 @@ struct HealthMeasures;
 ///   gradient_spike      norm of the gradient > 10 times the median of the window before. Ends 32 steps after the last.
 ///   gradient_vanishing  median norm of the window <= 1/1000 of the largest median so far. Ends above 1/500.
 ///   not_finite          two of the last 100 steps were skipped. Ends when none were.
-///   feature_rank        rank <= 2 or spread <= 0.05 of the teacher's features. Ends above 3 and 0.1.
+///   feature_rank        rank <= 2 or spread <= 0.05 of the teacher's features, of 8 pictures at least. Ends above 3
+///                       and 0.1.
 /// docs/training.md has the runs by which these were tried.
 class Health {
  public:

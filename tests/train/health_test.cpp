@@ -213,7 +213,7 @@ TEST_CASE("Health says what features that are all alike mean, with hysteresis") 
   Health health(config_of_1024(), kEpoch);
   const auto at = [&](double rank, double spread) {
     std::vector<std::string> found;
-    for (const Finding& f : health.features(99, 1, {.rank = rank, .spread = spread})) {
+    for (const Finding& f : health.features(99, 1, {.rank = rank, .spread = spread, .images = 8})) {
       CHECK(f.step == 99);
       found.push_back(f.kind + (f.state == Finding::State::begins ? " begins" : " ends"));
     }
@@ -227,6 +227,9 @@ TEST_CASE("Health says what features that are all alike mean, with hysteresis") 
   CHECK(at(kNan, kNan).empty());
   CHECK(at(5, 0.2) == std::vector<std::string>{"feature_rank ends"});
   CHECK(health.sound());
+  // Of few pictures the rank is at most their number, which says nothing about the network.
+  CHECK(health.features(99, 1, {.rank = 1, .spread = 0, .images = 1}).empty());
+  CHECK(health.features(99, 1, {.rank = 2, .spread = 0.04, .images = 7}).empty());
 }
 
 TEST_CASE("The advice goes by the configuration") {
