@@ -112,15 +112,7 @@ class Trainer {
     }
     while (position_.epoch < config_.epochs) {
       while (position_.batch < steps_per_epoch_ * config_.accumulation) {
-        const std::int64_t batch = position_.batch;
-        try {
-          run_step(progress);
-        } catch (const TooManyBroken&) {
-          finish_steps(progress);
-          position_.batch = batch;
-          save(kLastCheckpoint);  // the steps until here are good
-          throw;
-        }
+        read_or_save(progress, [&] { run_step(progress); });
         const Next next = decide();
         if (const auto too_many = broken_->too_many()) {
           finish_steps(progress);
@@ -142,7 +134,9 @@ class Trainer {
       finish_steps(progress);
       if (trouble_ && settle(progress)) continue;
       // What is left of the epoch makes no whole step.
-      for (; position_.batch < batches_per_epoch_; ++position_.batch) loader_->next(batch_);
+      read_or_save(progress, [&] {
+        for (; position_.batch < batches_per_epoch_; ++position_.batch) loader_->next(batch_);
+      });
       try {
         finish_epoch(progress);
       } catch (const Interrupted&) {
@@ -161,6 +155,20 @@ class Trainer {
     position_.healthy = health_->sound();
     position_.health = health_->state();
     return !writes() || folder_->save(name, networks_, position_);
+  }
+
+  /// Does what reads batches. Where too many pictures are broken, the steps until here are saved before that is thrown.
+  template <typename Work>
+  void read_or_save(Progress& progress, const Work& work) {
+    const std::int64_t batch = position_.batch;
+    try {
+      work();
+    } catch (const TooManyBroken&) {
+      finish_steps(progress);
+      position_.batch = batch;
+      save(kLastCheckpoint);
+      throw;
+    }
   }
 
   /// Takes up the position: what was seen before it, and the data after it.

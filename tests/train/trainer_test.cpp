@@ -1,6 +1,7 @@
 // Whole training runs of tiny networks: going on after a stop, adding up micro-batches, every kind of optimiser.
 #include "train/trainer.h"
 
+#include "data/sampler.h"
 #include "engine/files.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
@@ -18,6 +19,7 @@
 #include <csignal>
 #include <cstring>
 #include <map>
+#include <set>
 #include <sstream>
 
 namespace dino {
@@ -505,6 +507,54 @@ TEST_CASE("The last layer stays as it is while it is frozen, and norm_last_layer
     const SafetensorsFile after = SafetensorsFile::read(folder.path() / kLastCheckpoint);
     CHECK((change(before, after, "student.head.last_layer.weight_v") == 0) == (frozen_epochs == 1));
     CHECK(change(before, after, "student.backbone.cls_token") > 0);
+    // Nor does AdamW count the steps, or remember their gradients.
+    std::vector<std::string> layer;
+    for (const std::string& name : after.names())
+      if (name.starts_with("student.")) layer.push_back(name.substr(std::string("student.").size()));
+    const ConstArray counts = after["optimizer.update_counts"];
+    REQUIRE(static_cast<std::size_t>(counts.size()) == layer.size());
+    for (std::size_t i = 0; i < layer.size(); ++i) {
+      INFO(layer[i]);
+      const bool fixed = layer[i].ends_with("weight_g") || (frozen_epochs == 1 && layer[i].ends_with("weight_v"));
+      CHECK(counts.as<std::int64_t>()[i] == (fixed ? 0 : 2));
+      for (const char* moment : {"optimizer.first_moment.", "optimizer.second_moment."})
+        CHECK((change(before, after, moment + layer[i]) == 0) == fixed);
+    }
+  }
+}
+
+/// Pictures of which two cannot be read.
+class SomeBroken final : public ImageSource {
+ public:
+  SomeBroken(std::int64_t count, std::set<std::int64_t> broken) : drawn_(count), broken_(std::move(broken)) {}
+  std::int64_t size() const override { return drawn_.size(); }
+  void decode(std::int64_t index, Image& image) const override {
+    require(!broken_.contains(index), "test", "picture {} is broken", index);
+    drawn_.decode(index, image);
+  }
+  std::int32_t label(std::int64_t index) const override { return drawn_.label(index); }
+  std::string name(std::int64_t index) const override { return drawn_.name(index); }
+
+ private:
+  DrawnPictures drawn_;
+  std::set<std::int64_t> broken_;
+};
+
+TEST_CASE("The steps before too many broken pictures are saved, also where those are of no step") {
+  TrainConfig config = tiny_config();  // an epoch of 11 pictures has two steps, and a micro-batch left over
+  config.accumulation = 2;
+  config.max_broken_share = 0;
+  const auto order = epoch_order(11, static_cast<std::uint64_t>(config.seed), 0);
+  for (const std::size_t step : {1, 2}) {
+    const TemporaryFolder folder;
+    config.output_dir = folder.path().string();
+    const SomeBroken images(11, {order[4 * step], order[4 * step + 1]});
+    CHECK(error_of([&] { run(config, images, StartMode::fresh); }).find("too many broken pictures") !=
+          std::string::npos);
+    CHECK(SafetensorsFile::read(folder.path() / kLastCheckpoint).metadata("step") == std::to_string(step));
+    CHECK(log_lines(folder.path()).size() == step);
+    CHECK(run(config, DrawnPictures(11), StartMode::resume) == 0);
+    CHECK(log_lines(folder.path()).size() == 6);
   }
 }
 
