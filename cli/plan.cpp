@@ -169,6 +169,10 @@ double step_with_data_ms(const Plan& plan) {
   return step_ms + std::max(0.0, loader_ms - idle * step_ms) / processors;
 }
 
+std::int64_t steps_per_epoch(const Plan& plan) {
+  return plan.images / plan.config.batch_size_per_gpu / plan.config.accumulation;
+}
+
 double operations_ms(const std::vector<CountedOperation>& operations, const Speeds& speeds) {
   double ms = 0;
   for (const CountedOperation& operation : operations) {
@@ -217,9 +221,9 @@ void predict_speed(Plan& plan, const PlanOptions& options, const RunFacts& facts
   const double global = static_cast<double>(plan.config.batch_size_per_gpu) * plan.config.accumulation;
   const double step_ms = step_with_data_ms(plan);
   plan.images_per_second = 1e3 * global / step_ms;
-  if (plan.images == 0) return;
+  if (steps_per_epoch(plan) == 0) return;
   RunTime run;
-  run.steps_per_epoch = plan.images / plan.config.batch_size_per_gpu / plan.config.accumulation;
+  run.steps_per_epoch = steps_per_epoch(plan);
   run.step_s = 1e-3 * step_ms;
   if (plan.config.knn_every > 0) {
     // The untrained networks, every n-th epoch, and the last.
@@ -400,7 +404,10 @@ void print_plan(const Plan& plan) {
     fmt::print("  {:<20}{:>9.4g} images/s\n", plan.speed_is_bound ? "at most" : "training", plan.images_per_second);
   }
   fmt::print("\nThe run\n");
-  if (plan.run) {
+  if (plan.images > 0 && steps_per_epoch(plan) == 0) {
+    fmt::print("  {} images make no step of {} × {}: train refuses them. Try a smaller batch\n", plan.images,
+               c.batch_size_per_gpu, c.accumulation);
+  } else if (plan.run) {
     const RunTime& run = *plan.run;
     fmt::print("  {} images, {} epochs of {} steps: {}{}\n", plan.images, c.epochs, run.steps_per_epoch,
                plan.speed_is_bound ? "at least " : "", format_time(run.total_s));

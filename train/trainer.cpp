@@ -40,6 +40,11 @@ class Trainer {
         evaluator_(evaluator),
         observers_(std::move(observers)),
         networks_(context, communicator, config, compute_type_for(config.precision, context.device())) {
+    steps_per_epoch_ = images.size() / config.batch_size_per_gpu / communicator.size() / config.accumulation;
+    require(steps_per_epoch_ > 0, "train",
+            "an epoch holds no whole step; got {} images, expected at least {} × {} × {} (batch_size_per_gpu × "
+            "accumulation × ranks); try smaller ones, or more images",
+            images.size(), config.batch_size_per_gpu, config.accumulation, communicator.size());
     if (writes()) {
       folder_.emplace(config, start);
       if (start == StartMode::resume) {
@@ -59,10 +64,6 @@ class Trainer {
                                  .ranks = communicator.size(),
                                  .seed = static_cast<std::uint64_t>(config.seed)};
     batches_per_epoch_ = Sampler(sampler).batches_per_epoch();
-    steps_per_epoch_ = batches_per_epoch_ / config.accumulation;
-    require(steps_per_epoch_ > 0, "train",
-            "an epoch holds no whole step; got {} images, expected at least {} × {} × {}; try a smaller batch",
-            images.size(), config.batch_size_per_gpu, config.accumulation, communicator.size());
     global_batch_ = std::int64_t{config.batch_size_per_gpu} * config.accumulation * communicator.size();
     schedules_ = make_schedules(config, steps_per_epoch_, global_batch_);
     require_position_fits();

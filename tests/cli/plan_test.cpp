@@ -122,6 +122,42 @@ TEST_CASE("plan prints tables for people, and says when the number of images is 
   }
 }
 
+TEST_CASE("plan says where the pictures make no step") {
+  const Outcome outcome =
+      plan({"--for", "h200", "--images", "200", "--batch_size_per_gpu", "64", "--accumulation", "4"});
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.output, "200 images make no step of 64 × 4: train refuses them. Try a smaller batch\n"));
+  CHECK_FALSE(contains(outcome.output, "epochs of 0 steps"));
+  CHECK_FALSE(plan_json({"--for", "h200", "--images", "255", "--accumulation", "4"}).contains("run"));
+  CHECK(plan_json({"--for", "h200", "--images", "256", "--accumulation", "4"}).at("run").at("steps_per_epoch") == 1);
+}
+
+TEST_CASE("plan counts the features that are watched, and k-NN in data sets of its own") {
+  // One block and one picture a step: what looks at 32 pictures takes more.
+  const std::vector<std::string> words{"--for",      "h200",
+                                       "--no_speed", "--depth",
+                                       "1",          "--batch_size_per_gpu",
+                                       "1",          "--images",
+                                       "100",        "--global_crops_size",
+                                       "32",         "--augment",
+                                       "host",       "--out_dim",
+                                       "64",         "--local_crops_number",
+                                       "0"};
+  const auto evaluation_with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = words;
+    all.insert(all.end(), more.begin(), more.end());
+    return plan_json(all).at("memory_bytes").at("evaluation").get<std::int64_t>();
+  };
+  CHECK(evaluation_with({"--health_images", "0", "--report_every", "0"}) == 0);
+  const std::int64_t features = evaluation_with({"--report_every", "0"});
+  CHECK(features > 0);
+  CHECK(evaluation_with({"--health_images", "0"}) == features);
+  // 100 pictures of the run, or 9000 of other data sets, whose pixels are 768 numbers each.
+  CHECK(evaluation_with({"--knn_every", "1", "--knn_images", "9000"}) < 10 * kMiB);
+  CHECK(evaluation_with({"--knn_every", "1", "--knn_images", "9000", "--knn_train_path", "a", "--knn_test_path",
+                         "b"}) >= 50 * kMiB);
+}
+
 TEST_CASE("plan measures this machine and the loader") {
   const Run run;
   const auto json = plan_json({run.config(), "--batch_size_per_gpu", "4", "--out_dim", "64"});

@@ -558,5 +558,25 @@ TEST_CASE("The steps before too many broken pictures are saved, also where those
   }
 }
 
+TEST_CASE("Too few pictures for a step are refused, and nothing is left behind") {
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.batch_size_per_gpu = 2;
+  config.accumulation = 3;
+  config.output_dir = (folder.path() / "run").string();
+  const auto error_with = [&](int pictures) {
+    return error_of([&] { run(config, DrawnPictures(pictures), StartMode::fresh); });
+  };
+  for (const int pictures : {1, 5}) {
+    CHECK(error_with(pictures) ==
+          fmt::format("[train] an epoch holds no whole step; got {} images, expected at least 2 × 3 × 1 "
+                      "(batch_size_per_gpu × accumulation × ranks); try smaller ones, or more images",
+                      pictures));
+    CHECK_FALSE(std::filesystem::exists(config.output_dir));
+  }
+  config.epochs = 1;
+  CHECK(run(config, DrawnPictures(6), StartMode::fresh) == 0);
+}
+
 }  // namespace
 }  // namespace dino
