@@ -88,7 +88,7 @@ class StudentTeacher {
   /// Puts the rest of the step on the stream, after its micro-batches (config.accumulation of them).
   void update(const StepValues& values);
 
-  /// Steps without result: at most kMaxPending when update() is called.
+  /// Steps without result: fewer than kMaxPending when update() is called.
   std::size_t pending() const { return pending_.size(); }
   /// The result of the oldest of them, or none while the device has not got there, or where there is no such step; on
   /// the CPU always that of the last update().
