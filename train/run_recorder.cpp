@@ -17,6 +17,13 @@ RunLog::Keep findings_before(std::int64_t first_step, std::int64_t first_epoch) 
 /// Evaluations go by epochs: the one after an epoch's last step is made again where its checkpoint was not written yet.
 std::int64_t first_epoch(const TrainingPosition& start) { return start.step == 0 ? -1 : start.epoch; }
 
+/// In a folder that is there, or whose absence RunLog finds.
+std::filesystem::path log_of_rank(const std::filesystem::path& folder, int rank) {
+  std::error_code found_later;
+  std::filesystem::create_directories(folder, found_later);
+  return folder / fmt::format("log.rank{}.jsonl", rank);
+}
+
 }  // namespace
 
 RunRecorder::RunRecorder(const std::filesystem::path& folder, const TrainConfig& config, const TrainingPosition& start,
@@ -75,8 +82,7 @@ void RunRecorder::rolled_back(const TrainingPosition& position) {
 }
 
 RankRecorder::RankRecorder(const std::filesystem::path& folder, int rank, std::int64_t first_step)
-    : log_(folder / fmt::format("log.rank{}.jsonl", rank), lines_before("step", first_step),
-           [](const std::string&) {}) {}
+    : log_(log_of_rank(folder, rank), lines_before("step", first_step), [](const std::string&) {}) {}
 
 void RankRecorder::step_done(const StepReport& report) {
   log_.append({{"step", report.position.step},

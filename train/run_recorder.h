@@ -38,7 +38,7 @@ class RunRecorder final : public RunObserver {
 /// Writes what one of several ranks sees of each step: log.rankN.jsonl.
 class RankRecorder final : public RunObserver {
  public:
-  /// A full disk costs lines, not the run.
+  /// Makes the folder, which the first rank has made on its own machine only. A full disk costs lines, not the run.
   RankRecorder(const std::filesystem::path& folder, int rank, std::int64_t first_step);
 
   void step_done(const StepReport& report) override;

@@ -72,7 +72,8 @@ TEST_CASE("A run that goes back has every step once in its logs") {
   const test::TemporaryFolder folder;
   using Steps = std::vector<std::int64_t>;
   RunRecorder recorder(folder.path(), TrainConfig(), {}, [](const std::string&) {});
-  RankRecorder of_rank(folder.path(), 1, 0);
+  const std::filesystem::path elsewhere = folder.path() / "another/machine";
+  RankRecorder of_rank(elsewhere, 1, 0);
   for (RunObserver* observer : {static_cast<RunObserver*>(&recorder), static_cast<RunObserver*>(&of_rank)}) {
     for (std::int64_t step = 0; step < 7; ++step) observer->step_done(step_report(step, step / 4));
     observer->rolled_back({.epoch = 1, .batch = 0, .step = 4});
@@ -80,7 +81,7 @@ TEST_CASE("A run that goes back has every step once in its logs") {
   }
   REQUIRE(recorder.sync());
   CHECK(steps_in(folder.path() / "log.jsonl") == Steps{0, 1, 2, 3, 4});
-  CHECK(steps_in(folder.path() / "log.rank1.jsonl") == Steps{0, 1, 2, 3, 4});
+  CHECK(steps_in(elsewhere / "log.rank1.jsonl") == Steps{0, 1, 2, 3, 4});
 }
 
 /// While it lives, no file of this process grows beyond a byte.
