@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -27,6 +30,18 @@ void require_not_taken(const FolderLock& lock, const std::filesystem::path& fold
   require(lock.state() != FolderLock::State::taken, "train",
           "{} trains into {} already; try another --output_dir, or --resume when it has ended", lock.holder(),
           folder.string());
+}
+
+/// Where the file system has no links: a copy that outlives a power cut, as what is written does.
+void copy_synced(const std::filesystem::path& from, const std::filesystem::path& to) {
+  std::ifstream in(from, std::ios::binary);
+  require(in.is_open(), "file", "cannot read {}: {}", from.string(), std::strerror(errno));
+  AtomicFile out(to);
+  std::vector<char> piece(std::size_t{1} << 20);
+  while (in.read(piece.data(), static_cast<std::streamsize>(piece.size())) || in.gcount() > 0)
+    out.write(std::string_view(piece.data(), static_cast<std::size_t>(in.gcount())));
+  require(in.eof(), "file", "cannot read {}: {}", from.string(), std::strerror(errno));
+  out.commit();
 }
 
 }  // namespace
@@ -130,13 +145,21 @@ bool RunFolder::keep(const std::string& name, const std::string& as) const {
   std::error_code failed;
   std::filesystem::remove(beside, failed);
   std::filesystem::create_hard_link(file(name), beside, failed);
-  if (failed) std::filesystem::copy_file(file(name), beside, failed);
-  if (!failed) std::filesystem::rename(beside, file(as), failed);
-  if (failed) report_(fmt::format("warning: {} is not kept as {}: {}", name, as, failed.message()));
-  const bool kept = !failed;
-  // Renaming one name of a file to another of its names does nothing.
-  std::filesystem::remove(beside, failed);
-  return kept;
+  std::string trouble;
+  if (!failed) {
+    std::filesystem::rename(beside, file(as), failed);
+    if (failed) trouble = failed.message();
+    // Renaming one name of a file to another of its names does nothing.
+    std::filesystem::remove(beside, failed);
+  } else {
+    try {
+      copy_synced(file(name), file(as));
+    } catch (const Error& error) {
+      trouble = error.what();
+    }
+  }
+  if (!trouble.empty()) report_(fmt::format("warning: {} is not kept as {}: {}", name, as, trouble));
+  return trouble.empty();
 }
 
 bool RunFolder::save_is_due() const {

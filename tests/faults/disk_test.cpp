@@ -38,6 +38,7 @@ class FaultyScene {
       : scene_([](TrainConfig& config) {
           save_always(config);
           config.saveckp_freq = 2;
+          config.rollbacks = 1;     // keeps each epoch's checkpoint under another name, by a link or as a copy
           config.report_every = 0;  // its film has a folder of its own; a report's failure costs nothing
         }) {
     const Outcome whole = run_on_disk("whole", {{"DINO_DISK_RECORD", record().string()}});
