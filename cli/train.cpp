@@ -107,10 +107,10 @@ int train_command(const Options& options) {
     if (machine.first()) say("{}\ndevice: {}", printable(images->summary()), describe_device(context, config.device));
     if (!options.ignore_memory) {
       const DType compute_type = compute_type_for(config.precision, context.device());
-      require_memory(
-          config,
-          run_facts(config, context.device(), compute_type, images.get(), most_knn_pictures(config, images->size())),
-          context, communicator);
+      RunFacts facts =
+          run_facts(config, context.device(), compute_type, images.get(), most_knn_pictures(config, images->size()));
+      facts.ranks = communicator.size();
+      require_memory(config, facts, context, communicator);
     }
     const auto summary = std::make_shared<RunSummary>();
     summary->json() = {{"output_dir", config.output_dir}, {"images", images->size()}, {"epochs", config.epochs}};

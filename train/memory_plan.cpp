@@ -60,6 +60,36 @@ std::vector<Tensor> sources_of_crops(Context& context, const TrainConfig& config
   return sources;
 }
 
+/// One of several ranks, which has nothing to say to the others.
+class SilentRank final : public Communicator {
+ public:
+  explicit SilentRank(int ranks) : ranks_(ranks) {}
+  int rank() const override { return 0; }
+  int size() const override { return ranks_; }
+  void all_reduce_sum(const Array&, Stream&, std::string_view) override {}
+  void all_gather(const ConstArray&, const Array&, Stream&, std::string_view) override {}
+  void broadcast(const Array&, int, Stream&, std::string_view) override {}
+  void all_gather_host(std::span<const std::byte>, std::span<std::byte>, std::string_view) override {}
+  void broadcast_host(std::span<std::byte>, int, std::string_view) override {}
+  void barrier(std::string_view) override {}
+  bool recordable() const override { return true; }
+
+ private:
+  int ranks_;
+};
+
+/// Room for the parts of the largest sum that other ranks send; and on a GPU for what comes from there and goes back,
+/// where a run is resumed all weights at a time.
+std::size_t sum_bytes(const TrainConfig& config, const RunFacts& facts, const ParameterLayout& layout) {
+  const bool by_nccl = facts.device == Device::cuda && (config.communicator == "auto" || config.communicator == "nccl");
+  if (facts.ranks == 1 || by_nccl) return 0;
+  std::int64_t largest = 0;
+  for (const GradientBucket& bucket : plan_buckets(layout, std::int64_t{config.bucket_mb} << 20))
+    largest = std::max(largest, bucket.end - bucket.begin);
+  const std::size_t bytes = static_cast<std::size_t>(largest) * (config.gradient_sums == "bf16" ? 2 : sizeof(float));
+  return bytes + (facts.device == Device::cuda ? static_cast<std::size_t>(layout.flat_size()) * sizeof(float) : 0);
+}
+
 /// Two steps: the second one has everything in its final place. Returns the bytes of the crops.
 std::size_t rehearse_steps(Context& context, StudentTeacher& networks, const TrainConfig& config,
                            const RunFacts& facts) {
@@ -111,7 +141,7 @@ MemoryPlan plan_memory(const TrainConfig& config, const RunFacts& facts) {
   MemoryPlan plan;
   TrainConfig two_parts = config;  // more micro-batches than two allocate what the second one does
   two_parts.accumulation = std::min(config.accumulation, 2);
-  SingleProcess communicator;
+  SilentRank communicator(facts.ranks);
   const auto rehearse = [&](bool evaluated, MemoryPlan* kinds) {
     const std::unique_ptr<Context> context = make_rehearsal_context(facts.device);
     StudentTeacher networks(*context, communicator, two_parts, facts.compute_type);
@@ -131,6 +161,7 @@ MemoryPlan plan_memory(const TrainConfig& config, const RunFacts& facts) {
       kinds->activations = arena.peak_bytes() - kept - crops;
       for (const ParameterInfo& info : networks.layout().infos())
         kinds->checkpoint = std::max(kinds->checkpoint, static_cast<std::size_t>(info.size()) * sizeof(float));
+      kinds->sums = sum_bytes(config, facts, networks.layout());
       kinds->checkpoint_file =
           size_bytes(store.student) + size_bytes(store.teacher) + kinds->optimizer + size_bytes(networks.center());
     }
@@ -215,7 +246,8 @@ std::vector<std::pair<std::string, std::size_t>> kinds_of(const MemoryPlan& plan
   return {{"weights", plan.weights},         {"teacher", plan.teacher},       {"gradient", plan.gradient},
           {"optimizer", plan.optimizer},     {"tables", plan.tables},         {"crops", plan.crops},
           {"activations", plan.activations}, {"evaluation", plan.evaluation}, {"gaps", plan.gaps},
-          {"loader", plan.loader},           {"checkpoint", plan.checkpoint}, {"program", plan.program}};
+          {"loader", plan.loader},           {"checkpoint", plan.checkpoint}, {"sums", plan.sums},
+          {"program", plan.program}};
 }
 
 std::string largest_kinds(const MemoryPlan& plan, std::size_t most) {

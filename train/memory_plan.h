@@ -20,6 +20,7 @@ namespace dino {
 struct RunFacts {
   Device device = Device::cpu;
   DType compute_type = DType::float32;
+  int ranks = 1;
   unsigned loader_threads = 1;
   int picture_height_px = 375, picture_width_px = 500;  // of a decoded picture: ImageNet's usual
   /// Runs an evaluation as it comes between the epochs, on networks that only rehearse; or none.
@@ -27,7 +28,8 @@ struct RunFacts {
 };
 
 /// The bytes that a training run takes, by kind. Those of the device are what a rehearsal of its first steps allocates
-/// (engine/rehearsal.h): exactly what the run's arena will hold. Not gone through: the film of a report, which takes less.
+/// (engine/rehearsal.h): exactly what the run's arena will hold. Not gone through: the film of a report, which takes
+/// less.
 struct MemoryPlan {
   // On the device, which may be the host:
   std::size_t weights = 0;  // of the student, with the working copy
@@ -45,13 +47,14 @@ struct MemoryPlan {
   // On the host besides:
   std::size_t loader = 0;      // batches ahead, and what each thread works in
   std::size_t checkpoint = 0;  // the copy of the tensor that is written or read
+  std::size_t sums = 0;        // what comes from other ranks, where it does not go from GPU to GPU
   std::size_t program = 0;     // code, libraries, threads; measured, see memory_plan.cpp
 
   // On the disk:
   std::size_t checkpoint_file = 0;
 
   std::size_t device_bytes() const { return arena_peak + gaps; }
-  std::size_t host_bytes() const { return loader + checkpoint + program; }
+  std::size_t host_bytes() const { return loader + checkpoint + sums + program; }
 };
 
 /// Runs two steps and an evaluation on a device that only plays one. Throws Error where the configuration does.

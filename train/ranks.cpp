@@ -44,14 +44,11 @@ std::string_view line_of(std::string_view text, std::size_t& at) {
   return line;
 }
 
-std::uint64_t hash_of(const float* values, std::int64_t count) {
-  return stable_hash({reinterpret_cast<const char*>(values), static_cast<std::size_t>(count) * sizeof(float)});
-}
-
-std::vector<float> host_values(Context& context, const Tensor& tensor) {
-  std::vector<float> values(static_cast<std::size_t>(tensor.size()));
-  context.copy_to_host(tensor, Array(values.data(), tensor.shape()));
-  return values;
+/// `host` is used again, so that one tensor at a time is there.
+std::uint64_t hash_of(Context& context, const Tensor& tensor, std::vector<float>& host) {
+  host.resize(static_cast<std::size_t>(tensor.size()));
+  context.copy_to_host(tensor, Array(host.data(), tensor.shape()));
+  return stable_hash({reinterpret_cast<const char*>(host.data()), host.size() * sizeof(float)});
 }
 
 }  // namespace
@@ -90,14 +87,12 @@ void require_same_state(Communicator& communicator, StudentTeacher& networks, co
   if (communicator.size() == 1) return;
   const ParameterStore& store = networks.store();
   const auto& infos = networks.layout().infos();
-  const std::vector<float> student = host_values(store.context, store.student);
-  const std::vector<float> teacher = host_values(store.context, store.teacher);
-  const std::vector<float> center = host_values(store.context, networks.center());
+  std::vector<float> host;
   std::vector<std::uint64_t> sums{static_cast<std::uint64_t>(position.step),
-                                  hash_of(center.data(), networks.center().size())};
-  for (const ParameterInfo& info : infos) {
-    sums.push_back(hash_of(student.data() + info.offset, info.size()));
-    sums.push_back(hash_of(teacher.data() + info.offset, info.size()));
+                                  hash_of(store.context, networks.center(), host)};
+  for (const ParameterId id : networks.layout().ids()) {
+    sums.push_back(hash_of(store.context, store.window(store.student, id), host));
+    sums.push_back(hash_of(store.context, store.window(store.teacher, id), host));
   }
   const auto all =
       gather<std::uint64_t>(communicator, std::span<const std::uint64_t>(sums), "checksums of the weights");

@@ -377,15 +377,15 @@ std::string StudentTeacher::name_not_finite(const StepValues& values, std::span<
 }
 
 std::optional<std::string> StudentTeacher::weights_not_finite() {
-  std::vector<float> host(static_cast<std::size_t>(store_.student.size()));
+  std::vector<float> host;
   for (const auto& [whose, flat] :
        {std::pair{"the teacher's ", &store_.teacher}, {"the student's ", &store_.student}}) {
-    context_.copy_to_host(*flat, Array(host.data(), flat->shape()));
-    for (const ParameterInfo& info : layout_.infos()) {
-      const auto values =
-          std::span(host).subspan(static_cast<std::size_t>(info.offset), static_cast<std::size_t>(info.size()));
-      if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
-        return whose + info.name;
+    for (const ParameterId id : layout_.ids()) {
+      const Tensor values = store_.window(*flat, id);
+      host.resize(static_cast<std::size_t>(values.size()));
+      context_.copy_to_host(values, Array(host.data(), values.shape()));
+      if (!std::all_of(host.begin(), host.end(), [](float x) { return std::isfinite(x); }))
+        return whose + layout_[id].name;
     }
   }
   return std::nullopt;

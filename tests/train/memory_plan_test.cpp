@@ -141,6 +141,49 @@ TEST_CASE("The planned memory counts the features that are watched without k-NN"
   CHECK(plan.device_bytes() == context->arena().reach_bytes());
 }
 
+TEST_CASE("The planned memory of a rank counts what it needs for the others") {
+  constexpr int kRanks = 2;
+  const DrawnPictures images(26);
+  for (const char* sums : {"fp32", "bf16"}) {
+    const test::TemporaryFolder folder;
+    TrainConfig config = tiny_config();
+    config.output_dir = (folder.path() / "run").string();
+    config.epochs = 1;
+    config.use_bn_in_head = true;
+    config.gradient_sums = sums;
+    ThreadGroup group(kRanks, 60);
+    std::vector<std::size_t> peaks(kRanks), reaches(kRanks);
+    std::vector<std::thread> threads;
+    for (std::size_t r = 0; r < kRanks; ++r) {
+      threads.emplace_back([&, r] {
+        const auto context = make_cpu_context();
+        ThreadCommunicator communicator(group, static_cast<int>(r));
+        train(*context, communicator, config, images, StartMode::fresh);
+        peaks[r] = context->arena().peak_bytes();
+        reaches[r] = context->arena().reach_bytes();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    RunFacts facts = facts_of(config);
+    const MemoryPlan alone = plan_memory(config, facts);
+    facts.ranks = kRanks;
+    const MemoryPlan plan = plan_memory(config, facts);
+    for (std::size_t r = 0; r < kRanks; ++r) {
+      CHECK(peaks[r] == plan.arena_peak);
+      CHECK(reaches[r] == plan.device_bytes());
+    }
+    // Each gradient once more in two bytes; from the other rank all of them, which are one bucket here.
+    const std::size_t parameters = alone.gradient / sizeof(float);
+    CHECK(plan.arena_peak - alone.arena_peak == (std::string(sums) == "bf16" ? 2 * parameters : 0));
+    CHECK(alone.sums == 0);
+    CHECK(plan.sums == (std::string(sums) == "bf16" ? 2 : 4) * parameters);
+    facts.device = Device::cuda;
+    CHECK(plan_memory(config, facts).sums == 0);
+    config.communicator = "tcp";
+    CHECK(plan_memory(config, facts).sums == plan.sums + 4 * parameters);
+  }
+}
+
 TEST_CASE("A rehearsal on a GPU needs none, and kernels see no memory") {
   TrainConfig config = tiny_config();
   const MemoryPlan cpu = plan_memory(config, facts_of(config));
