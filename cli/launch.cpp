@@ -40,7 +40,8 @@ extern "C" void note_signal_to_pass(int signal) {
 /// The ordinals of the GPUs. Asks CUDA in a process of its own: what has called CUDA must not start ranks.
 std::vector<int> survey_in_child(std::string& obstacle) {
   int pipe_ends[2];
-  require(pipe2(pipe_ends, O_CLOEXEC) == 0, "launch", "cannot make a pipe: {}", std::strerror(errno));
+  const bool piped = pipe2(pipe_ends, O_CLOEXEC) == 0;
+  require(piped, "launch", "cannot make a pipe: {}", std::strerror(errno));
   const pid_t child = fork();
   require(child >= 0, "launch", "cannot start a process: {}", std::strerror(errno));
   if (child == 0) {

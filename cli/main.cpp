@@ -140,8 +140,9 @@ int run_program(int argc, char** argv) {
   }
   const int status = run();
   // What a full disk kept from being printed must not look like success.
-  dino::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "output", "cannot write the output: {}",
-                std::strerror(errno));
+  const bool flushed = std::fflush(stdout) == 0;
+  dino::require(flushed && std::ferror(stdout) == 0, "output", "cannot write the output: {}",
+                flushed ? "a part of it was lost; is the disk full?" : std::strerror(errno));
   return status;
 }
 

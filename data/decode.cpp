@@ -322,8 +322,8 @@ void read_picture_file(const std::filesystem::path& path, std::vector<std::byte>
   // Not blocking: opening a pipe must not hang.
   const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   struct stat status {};
-  require(file.value >= 0 && fstat(file.value, &status) == 0, "decode", "cannot read {}: {}", path.string(),
-          std::strerror(errno));
+  const bool opened = file.value >= 0 && fstat(file.value, &status) == 0;
+  require(opened, "decode", "cannot read {}: {}", path.string(), std::strerror(errno));
   require(S_ISREG(status.st_mode), "decode", "{}: {}; expected a picture file", path.string(),
           S_ISDIR(status.st_mode) ? "it is a folder" : "it is not a regular file");
   require(status.st_size <= kMaxFileBytes, "decode", "{}: file too large; got {} bytes, expected at most {}",

@@ -62,7 +62,8 @@ class Child {
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     std::array<int, 2> ends{};
-    require(pipe2(ends.data(), O_CLOEXEC) == 0, "download", "cannot start {}: {}", arguments[0], std::strerror(errno));
+    const bool piped = pipe2(ends.data(), O_CLOEXEC) == 0;
+    require(piped, "download", "cannot start {}: {}", arguments[0], std::strerror(errno));
     const pid_t parent = getpid();
     pid_ = fork();
     if (pid_ == 0) {

@@ -92,8 +92,8 @@ void unpack_entries(const fs::path& archive_path, const fs::path& folder, const 
   archive_read_support_filter_gzip(a);
   archive_read_support_format_tar(a);
   archive_read_support_format_zip(a);
-  require(archive_read_open_filename(a, archive_path.c_str(), kBlockBytes) == ARCHIVE_OK, "unpack",
-          "cannot read {}: {}; expected a .zip or .tar.gz", archive_path.string(), reason(a));
+  const bool opened = archive_read_open_filename(a, archive_path.c_str(), kBlockBytes) == ARCHIVE_OK;
+  require(opened, "unpack", "cannot read {}: {}; expected a .zip or .tar.gz", archive_path.string(), reason(a));
   const auto total = static_cast<std::int64_t>(fs::file_size(archive_path));
   std::vector<char> block(kBlockBytes);
   std::int64_t unpacked_bytes = 0;
@@ -144,8 +144,8 @@ void unpack_entries(const fs::path& archive_path, const fs::path& folder, const 
 void unpack_archive(const fs::path& archive, const fs::path& folder, const ByteProgress& progress,
                     const UnpackLimits& limits) {
   std::error_code error;
-  require(fs::create_directory(folder, error) && !error, "unpack", "cannot make the folder {}: {}", folder.string(),
-          error ? error.message() : "it exists");
+  const bool made = fs::create_directory(folder, error);
+  require(made, "unpack", "cannot make the folder {}: {}", folder.string(), error ? error.message() : "it exists");
   try {
     unpack_entries(archive, folder, progress, limits);
   } catch (const fs::filesystem_error& failure) {

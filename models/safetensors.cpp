@@ -160,8 +160,8 @@ struct OpenFile {
 OpenFile open_file(const std::filesystem::path& path) {
   constexpr std::uint64_t kMaxHeaderBytes = std::uint64_t{100} << 20;
   std::error_code error;
-  require(std::filesystem::file_size(path, error) != std::uintmax_t(-1), kWhere, "cannot read {}: {}", path.string(),
-          error.message());
+  const bool has_size = std::filesystem::file_size(path, error) != std::uintmax_t(-1);
+  require(has_size, kWhere, "cannot read {}: {}", path.string(), error.message());
 
   // The size of what was opened: a run may put another file in its place meanwhile.
   OpenFile file;

@@ -53,7 +53,8 @@ class Ffmpeg {
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
     std::array<int, 2> ends{};
-    require(pipe2(ends.data(), O_CLOEXEC) == 0, kWhere, "cannot start ffmpeg: {}", std::strerror(errno));
+    const bool piped = pipe2(ends.data(), O_CLOEXEC) == 0;
+    require(piped, kWhere, "cannot start ffmpeg: {}", std::strerror(errno));
     const int ours = pipe == Pipe::from ? 0 : 1;
     const int messages = fileno(errors_);
     const pid_t parent = getpid();

@@ -20,7 +20,7 @@ template <typename... Args>
   throw Error(where, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Throws Error unless `condition` holds. The message is only formatted on failure.
+/// Throws Error unless `condition` holds. Arguments may be evaluated before it: a call that sets errno stands apart.
 template <typename... Args>
 void require(bool condition, std::string_view where, fmt::format_string<Args...> format, Args&&... args) {
   if (!condition) [[unlikely]] {

@@ -292,5 +292,5 @@ TEST_CASE("A device that is full where results are printed is an error") {
                                       {.output = "/dev/full"});
   INFO(printed.errors);
   CHECK(printed.status == 1);
-  CHECK(contains(printed.errors, "dino_cuda: [output] cannot write the output"));
+  CHECK(contains(printed.errors, "dino_cuda: [output] cannot write the output: No space left on device\n"));
 }

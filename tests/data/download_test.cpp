@@ -246,6 +246,14 @@ TEST_CASE("What is no archive is refused") {
   }
 }
 
+TEST_CASE("An archive that is not there, and a folder that cannot be made, are refused with the system's reason") {
+  const TemporaryFolder folder;
+  const fs::path none = folder.path() / "none.zip", page = folder.write("page.zip", "");
+  CHECK(contains(error_of([&] { unpack_archive(none, folder.path() / "out"); }), "Failed to open"));
+  CHECK(contains(error_of([&] { unpack_archive(page, folder.path() / "no/out"); }), "No such file or directory"));
+  CHECK(contains(error_of([&] { unpack_archive(page, folder.path()); }), "it exists"));
+}
+
 TEST_CASE("Archives that reach outside are refused") {
   const std::vector<std::pair<Entry, std::string>> cases = {
       {{"../evil", "x"}, "leads out of its folder"},
