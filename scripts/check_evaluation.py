@@ -31,7 +31,7 @@ def run(arguments):
 def features(args, folder, split, raw):
     """(n, C) features and (n) labels as the program writes them."""
     out = Path(folder) / f"{split}_{'raw' if raw else 'cls'}.npy"
-    more = ["--blocks", "4", "--raw"] if raw else []
+    more = ["--blocks", args.blocks, "--raw"] if raw else []
     run([args.program, "features", getattr(args, split), "--weights", args.weights, "--out", str(out)] + more)
     rows = out.with_suffix(".csv").read_text().splitlines()[1:]
     labels = np.array([int(row.rsplit(",", 2)[1]) for row in rows])
@@ -56,10 +56,11 @@ def main():
     parser.add_argument("--train", required=True, help="labelled images in class folders")
     parser.add_argument("--test", required=True)
     parser.add_argument("--epochs", default="100")
+    parser.add_argument("--blocks", default="4", help="of which the linear classifiers see the CLS token; fewer for a shallow network")
     args = parser.parse_args()
     common = ["--weights", args.weights, "--train", args.train, "--test", args.test, "--json"]
     ours = json.loads(run([args.program, "eval", "knn"] + common))
-    linear = json.loads(run([args.program, "eval", "linear", "--cached", "--blocks", "4", "--epochs", args.epochs] + common))
+    linear = json.loads(run([args.program, "eval", "linear", "--cached", "--blocks", args.blocks, "--epochs", args.epochs] + common))
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         train, train_labels = features(args, folder, "train", raw=False)
