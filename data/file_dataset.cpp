@@ -1,12 +1,12 @@
 #include "data/file_dataset.h"
 
+#include "engine/text.h"
 #include "kernels/common/error.h"
 
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <set>
@@ -20,7 +20,7 @@ FileDataset::FileDataset(fs::path root, PathList pictures, std::vector<std::stri
                          const DecodeOptions& options)
     : root_(std::move(root)), pictures_(std::move(pictures)), options_(options) {
   class_names_ = std::move(class_names);
-  summary_ = std::move(summary);
+  summary_ = printable(summary);
 }
 
 void FileDataset::decode(std::int64_t index, Image& image) const { decode_image_file(path(index), options_, image); }
@@ -39,9 +39,7 @@ std::int64_t FileDataset::checked(std::int64_t index) const {
 bool has_picture_extension(const fs::path& path) {
   static constexpr std::array<std::string_view, 11> kExtensions = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp",
                                                                    ".gif", ".tga",  ".ppm", ".pgm",  ".pnm"};
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string extension = lower_case(path.extension().string());
   return std::find(kExtensions.begin(), kExtensions.end(), extension) != kExtensions.end();
 }
 
@@ -120,9 +118,8 @@ std::vector<std::string> list_sub_folders(const fs::path& folder) {
 }
 
 std::unique_ptr<Dataset> open_image_folder(const fs::path& folder, const std::vector<std::string>& class_names,
-                                           const DecodeOptions& options) {
+                                           const DecodeOptions& options, std::string left_out) {
   FolderScan scan = scan_folder(folder);
-  std::string left_out;
   if (scan.skipped != 0) left_out += fmt::format("; {} other files skipped", scan.skipped);
   if (scan.unreadable != 0)
     left_out += fmt::format("; {} folders left out, such as {}", scan.unreadable, scan.unreadable_example);

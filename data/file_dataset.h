@@ -52,9 +52,10 @@ FolderScan scan_folder(const std::filesystem::path& folder);
 /// Names of the folders in `folder`, sorted, none hidden.
 std::vector<std::string> list_sub_folders(const std::filesystem::path& folder);
 
-/// The kinds of data set of open_dataset() that are made of single files.
+/// The kinds of data set of open_dataset() that are made of single files. `left_out` goes to the end of the summary.
 std::unique_ptr<Dataset> open_image_folder(const std::filesystem::path& folder,
-                                           const std::vector<std::string>& class_names, const DecodeOptions& options);
+                                           const std::vector<std::string>& class_names, const DecodeOptions& options,
+                                           std::string left_out = {});
 std::unique_ptr<Dataset> open_list_file(const std::filesystem::path& path, const DecodeOptions& options);
 
 }  // namespace dino

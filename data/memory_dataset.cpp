@@ -1,4 +1,5 @@
 #include "data/known_datasets.h"
+#include "engine/text.h"
 #include "kernels/common/error.h"
 
 namespace dino {
@@ -8,8 +9,8 @@ MemoryDataset::MemoryDataset(Content content) : content_(std::move(content)) {
   require(picture_bytes > 0 && !content_.pixels.empty(), "data", "{} holds no pictures", content_.name);
   size_ = static_cast<std::int64_t>(content_.pixels.size()) / picture_bytes;
   class_names_ = content_.class_names;
-  summary_ = fmt::format("{}: {} pictures of {}×{}, {} classes", content_.name, size_, content_.width, content_.height,
-                         class_names_.size());
+  summary_ = fmt::format("{}: {} pictures of {}×{}, {} classes", printable(content_.name), size_, content_.width,
+                         content_.height, class_names_.size());
 }
 
 void MemoryDataset::decode(std::int64_t index, Image& image) const {

@@ -1,11 +1,13 @@
 #include "data/survey.h"
 
+#include "engine/text.h"
 #include "kernels/common/error.h"
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <new>
 #include <optional>
 #include <thread>
 #include <unordered_map>
@@ -53,7 +55,10 @@ Look look_at(const Dataset& images, std::int64_t index, Image& image) {
   try {
     images.decode(index, image);
   } catch (const Error& error) {
-    look.broken = error.what();
+    look.broken = printable(error.what());
+    return look;
+  } catch (const std::bad_alloc&) {
+    look.broken = printable(images.name(index)) + ": there is no memory for it";
     return look;
   }
   look.short_px = std::min(image.height, image.width);
@@ -187,7 +192,7 @@ DataSummary survey(const Dataset& images, const Dataset* test, const SurveyOptio
     if (look.hash == 0) continue;
     const auto [at, is_new] = seen.emplace(look.hash, chosen[i]);
     if (!is_new && summary.near_copies++ == 0)
-      summary.near_copy_example = images.name(at->second) + " and " + images.name(chosen[i]);
+      summary.near_copy_example = printable(images.name(at->second) + " and " + images.name(chosen[i]));
   }
   summary.short_side_px = spread_of(short_px);
   summary.long_side_px = spread_of(long_px);

@@ -25,13 +25,13 @@ struct DataSummary {
 
   std::int64_t looked_at = 0;  // decoded or tried to be
   std::int64_t broken = 0;
-  std::string broken_example;  // its name and what is wrong
+  std::string broken_example;  // its name and what is wrong; printable()
   Spread short_side_px, long_side_px;
   double grey_share = 0;                     // pictures without colour
   std::array<double, 3> mean{0, 0, 0};       // of red, green and blue, 0 to 1
   std::array<double, 3> deviation{0, 0, 0};  // standard deviation, over all pixels
   std::int64_t near_copies = 0;              // pictures that look like an earlier one
-  std::string near_copy_example;             // two names
+  std::string near_copy_example;             // two names; printable()
 
   double broken_share() const {
     return looked_at > 0 ? static_cast<double>(broken) / static_cast<double>(looked_at) : 0;

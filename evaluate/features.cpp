@@ -2,6 +2,7 @@
 
 #include "data/fingerprint.h"
 #include "engine/random.h"
+#include "engine/text.h"
 #include "evaluate/held_out.h"
 #include "kernels/cast/cast.h"
 #include "kernels/common/parallel.h"
@@ -267,7 +268,7 @@ std::string describe_broken(const FeatureTable& table) {
   if (table.broken.count == 0) return {};
   const BrokenImage& first = table.broken.entries.front();
   return fmt::format("left out {} of {} images that could not be read, the first: {}", table.broken.count,
-                     table.rows() + table.broken.count, first.reason);
+                     table.rows() + table.broken.count, printable(first.reason));
 }
 
 FeatureTable pixel_features(const ImageSource& images, int side_px, int threads, const FeatureProgress& progress) {

@@ -85,7 +85,8 @@ FeatureTable extract_features(Context& context, Communicator& communicator, cons
 /// A number for a network's weights, as 16 hexadecimal digits: tells whether features were made by the same ones.
 std::string weights_fingerprint(Context& context, const ParameterStore& store, Network network);
 
-/// One line about the pictures that were left out: how many, and the first of them with its reason. Empty: none were.
+/// One line about the pictures that were left out: how many, and the first of them with its reason, printable(). Empty:
+/// none were.
 std::string describe_broken(const FeatureTable& table);
 
 /// The pixels themselves as features: `side_px` × `side_px` after the centre crop, mean removed, L2-normalised. What a

@@ -1,6 +1,7 @@
 #include "train/suggested_config.h"
 
 #include "engine/host_memory.h"
+#include "engine/text.h"
 
 #include <fmt/format.h>
 
@@ -15,13 +16,6 @@ namespace {
 constexpr std::int64_t kMillion = 1'000'000;
 /// Of the official run: 0.996 averages over 250 of an epoch's 1251 steps.
 constexpr double kTeacherAverageOfEpoch = 0.2;
-
-/// File names come from elsewhere and must not end a comment.
-std::string in_one_line(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
-  return text;
-}
 
 int floor_power_of_two(std::int64_t n) { return static_cast<int>(std::bit_floor(static_cast<std::uint64_t>(n))); }
 
@@ -258,9 +252,10 @@ SuggestedConfig suggest_config(const DataSummary& data, const MachineSummary& ma
 
 std::string write_suggested_config(const SuggestedConfig& suggested, const std::string& title) {
   constexpr std::size_t kCommentColumn = 36;
+  // File names come from elsewhere: they must not end a comment, and TOML is UTF-8.
   std::string text = fmt::format(
-      "# {}\n# What is left out has the official default; all keys: dino_cuda train --help.\n", in_one_line(title));
-  for (const std::string& note : suggested.notes) text += fmt::format("# Note: {}.\n", in_one_line(note));
+      "# {}\n# What is left out has the official default; all keys: dino_cuda train --help.\n", printable(title));
+  for (const std::string& note : suggested.notes) text += fmt::format("# Note: {}.\n", printable(note));
   std::string_view section;
   const std::vector<ConfigKey> keys = config_keys();
   for (const ConfigKey& key : keys) {
@@ -270,7 +265,7 @@ std::string write_suggested_config(const SuggestedConfig& suggested, const std::
     if (key.section != section) text += fmt::format("\n# {}\n", key.section);
     section = key.section;
     const std::string line = fmt::format("{} = {}", key.name, config_value(suggested.config, key.name));
-    text += fmt::format("{:<{}} # {}\n", line, kCommentColumn, in_one_line(at->reason));
+    text += fmt::format("{:<{}} # {}\n", line, kCommentColumn, printable(at->reason));
   }
   return text;
 }

@@ -63,6 +63,24 @@ TEST_CASE("a survey counts sizes, classes, broken pictures and near copies") {
   CHECK(s.near_copies >= 1);
 }
 
+TEST_CASE("a survey counts pictures that are larger than the memory, and names no file as it is") {
+  class TooLarge final : public Dataset {
+   public:
+    std::int64_t size() const override { return 3; }
+    void decode(std::int64_t index, Image& image) const override {
+      if (index == 1) throw std::bad_alloc();
+      image = picture_of(20, 20, {1, 2, 3}, 1);
+    }
+    std::int32_t label(std::int64_t) const override { return -1; }
+    std::string name(std::int64_t index) const override { return fmt::format("\x1b[31m{}\xff", index); }
+  };
+  const DataSummary s = survey(TooLarge(), nullptr);
+  CHECK(s.looked_at == 3);
+  CHECK(s.broken == 1);
+  CHECK(contains(s.broken_example, "\\x1b[31m1\\xff: there is no memory"));
+  CHECK(s.near_copy_example == "\\x1b[31m0\\xff and \\x1b[31m2\\xff");
+}
+
 TEST_CASE("a survey's mean and deviation are those of the pixels") {
   const TemporaryFolder folder;
   // Half of the pixels at 51 and half at 153 in red; green constant; blue black.

@@ -2,6 +2,9 @@
 
 #include "tests/support/catch.h"
 
+#include <cstdio>
+#include <string>
+
 using namespace dino;
 
 TEST_CASE("UTF-8 is told from what only looks like it") {
@@ -27,4 +30,27 @@ TEST_CASE("Printable text is one line of UTF-8 that a shell can turn back") {
   CHECK(printable("\xc2\x9b"
                   "1m") == "\\xc2\\x9b1m");  // a terminal's escape in one character
   CHECK(printable(std::string_view("\0\xe2\x82", 3)) == "\\x00\\xe2\\x82");
+}
+
+TEST_CASE("A shell takes a word back to what it was") {
+  CHECK(shell_word("runs/a-1.toml") == "runs/a-1.toml");
+  CHECK(shell_word("") == "''");
+  CHECK(shell_word("my photos") == "'my photos'");
+  for (const std::string text : {"", "plain.jpg", "two words", "it's", "$(touch x)`touch y`;&|<>*?[a]!#~", "a\\b\"c",
+                                 "caf\xc3\xa9 1", "M\xfcller's\\", "two\nlines\t'\\", "\x1b[31mred\x7f"}) {
+    const std::string word = shell_word(text);
+    INFO(word);
+    CHECK(printable(word) == word);
+    std::FILE* shell = popen(("bash -c " + shell_word("printf %s " + word)).c_str(), "r");
+    REQUIRE(shell != nullptr);
+    std::string back(64, '\0');
+    back.resize(std::fread(back.data(), 1, back.size(), shell));
+    CHECK(pclose(shell) == 0);
+    CHECK(back == text);
+  }
+}
+
+TEST_CASE("Lower case is that of ASCII") {
+  CHECK(lower_case("A.JpEg") == "a.jpeg");
+  CHECK(lower_case("\xc3\x84@[`{Z") == "\xc3\x84@[`{z");
 }
