@@ -3,6 +3,7 @@
 
 #include "data/file_dataset.h"
 #include "data/known_datasets.h"
+#include "engine/text.h"
 #include "kernels/common/error.h"
 
 #include <algorithm>
@@ -17,9 +18,9 @@ namespace {
 
 constexpr std::array<std::string_view, 3> kSplits = {"train", "val", "test"};
 
-/// Opens one split of a folder that holds splits.
+/// Opens one split of a folder that holds splits and perhaps `others`.
 std::unique_ptr<Dataset> open_split(const fs::path& root, const std::vector<std::string>& splits,
-                                    const DatasetOptions& options) {
+                                    const std::vector<std::string>& others, const DatasetOptions& options) {
   const auto has = [&](std::string_view name) { return std::find(splits.begin(), splits.end(), name) != splits.end(); };
   const std::string wanted = options.split == "val" && !has("val") ? "test" : options.split;
   if (!has(wanted)) {
@@ -31,7 +32,24 @@ std::unique_ptr<Dataset> open_split(const fs::path& root, const std::vector<std:
   }
   std::sort(class_names.begin(), class_names.end());
   class_names.erase(std::unique(class_names.begin(), class_names.end()), class_names.end());
-  return open_image_folder(root / wanted, class_names, options.decode);
+  const std::string left_out =
+      others.empty() ? "" : fmt::format("; {} beside the splits left out, such as {}", others.size(), others.front());
+  return open_image_folder(root / wanted, class_names, options.decode, left_out);
+}
+
+/// Refuses folders that are meant to be splits and would become classes: Train and Test, training and validation.
+void require_no_split_in_other_words(const fs::path& root, const std::vector<std::string>& folders) {
+  constexpr std::array<std::string_view, 7> kWords = {"train",      "training", "val",    "valid",
+                                                      "validation", "test",     "testing"};
+  const auto is_word = [&](const std::string& name) {
+    return std::find(kWords.begin(), kWords.end(), lower_case(name)) != kWords.end();
+  };
+  const auto trains = [](const std::string& name) { return lower_case(name).starts_with("train"); };
+  const bool splits =
+      std::all_of(folders.begin(), folders.end(), is_word) && std::any_of(folders.begin(), folders.end(), trains);
+  require(!splits, "data",
+          "{} has folders that look like splits; got {}, expected train, val and test; try renaming them",
+          root.string(), fmt::join(folders, ", "));
 }
 
 }  // namespace
@@ -54,10 +72,11 @@ std::unique_ptr<Dataset> open_dataset(const fs::path& path, const DatasetOptions
   for (const auto open : {open_tiny_imagenet, open_cifar10, open_idx}) {
     if (auto dataset = open(path, options)) return dataset;
   }
-  std::vector<std::string> splits = list_sub_folders(path);
-  std::erase_if(
-      splits, [](const std::string& name) { return std::find(kSplits.begin(), kSplits.end(), name) == kSplits.end(); });
-  if (!splits.empty()) return open_split(path, splits, options);
+  std::vector<std::string> splits, others;
+  for (const std::string& name : list_sub_folders(path))
+    (std::find(kSplits.begin(), kSplits.end(), name) != kSplits.end() ? splits : others).push_back(name);
+  if (!splits.empty()) return open_split(path, splits, others, options);
+  require_no_split_in_other_words(path, others);
   require(options.split == "train", "data", "{} has no split \"{}\"; expected a folder of that name in it",
           path.string(), options.split);
   return open_image_folder(path, {}, options.decode);

@@ -30,7 +30,7 @@ class Dataset : public ImageSource {
  public:
   /// Name of each class, by label; empty where there are no classes. The same for every split of a data set.
   const std::vector<std::string>& class_names() const { return class_names_; }
-  /// One line for the log: how many pictures and classes of what kind, and what was left out.
+  /// One line for the log, printable(): how many pictures and classes of what kind, and what was left out.
   const std::string& summary() const { return summary_; }
   /// Where the object of picture `index` is, where the data set says so (Tiny ImageNet).
   virtual std::optional<Box> box(std::int64_t index) const;
@@ -44,7 +44,8 @@ class Dataset : public ImageSource {
 /// - A folder with class folders, nested to any depth: the class is the name of the first level (pictures beside the
 ///   class folders are left out). A folder with pictures only: no classes.
 /// - A folder with train, val or test inside: the split that is asked for; "val" takes test where there is no val.
-///   Classes are numbered over all splits together. Without such folders everything is "train".
+///   Classes are numbered over all splits together. Without such folders everything is "train"; where all folders have
+///   other names of splits (Train, validation), that is an error.
 /// - Tiny ImageNet as published (train/WNID/images, val/val_annotations.txt), with boxes; its test split has no
 /// classes.
 /// - CIFAR-10 as binary batches (data_batch_*.bin, test_batch.bin; also one folder further down).

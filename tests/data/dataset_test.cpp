@@ -87,6 +87,29 @@ TEST_CASE("Splits share one numbering of classes") {
   CHECK(contains(open_error(folder.path() / "train", "val"), "no split \"val\""));
 }
 
+TEST_CASE("Folders beside the splits are named as left out, and splits in other words are no classes") {
+  const TemporaryFolder folder;
+  for (const char* name : {"train/car/1.png", "bus/2.png", "plane/3.png"}) folder.write(name, dot(1));
+  CHECK(open_dataset(folder.path())->summary().ends_with("; 2 beside the splits left out, such as bus"));
+  for (const auto& [first, second] : {std::pair{"Train", "Val"}, {"training", "validation"}, {"TEST", "TRAIN"}}) {
+    const TemporaryFolder other;
+    other.write(fmt::format("{}/a/1.png", first), dot(1));
+    other.write(fmt::format("{}/a/1.png", second), dot(1));
+    const std::string error = open_error(other.path());
+    CHECK(contains(error, first));
+    CHECK(contains(error, "expected train, val and test; try renaming them"));
+    // Among others they are what they are called.
+    other.write("Car/1.png", dot(1));
+    CHECK(open_dataset(other.path())->class_names() == std::vector<std::string>{"Car", first, second});
+  }
+}
+
+TEST_CASE("A summary steers no terminal") {
+  const TemporaryFolder folder;
+  folder.write("\x1b[31mred\xff/1.png", dot(1));
+  CHECK(contains(open_dataset(folder.path() / "\x1b[31mred\xff")->summary(), "/\\x1b[31mred\\xff: 1 picture"));
+}
+
 TEST_CASE("Links may form loops") {
   const TemporaryFolder folder;
   folder.write("a/1.png", dot(1));
