@@ -16,17 +16,28 @@ struct Vertex {
 };
 constexpr std::size_t kBytesPerLetter = 512;  // 270 on the average
 
+/// The text in the letters that stb_easy_font has; for others it reads beyond its tables.
+std::string in_letters(const std::string& text) {
+  std::string letters;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte & 0xC0) == 0x80) continue;  // of a character of UTF-8 that has its question mark
+    letters += byte >= 0x20 && byte < 0x7F ? c : '?';
+  }
+  return letters;
+}
+
 }  // namespace
 
 int text_width(const std::string& text, int scale) {
-  std::string copy = text;  // stb_easy_font takes it writable
-  return scale * stb_easy_font_width(copy.data());
+  std::string letters = in_letters(text);  // stb_easy_font takes it writable
+  return scale * stb_easy_font_width(letters.data());
 }
 
 void draw_text(Image& image, int left, int top, const std::string& text, int scale, Rgb color) {
-  std::string copy = text;
-  std::vector<Vertex> vertices(kBytesPerLetter * (text.size() + 1) / sizeof(Vertex));
-  const int quads = stb_easy_font_print(0, 0, copy.data(), nullptr, vertices.data(),
+  std::string letters = in_letters(text);
+  std::vector<Vertex> vertices(kBytesPerLetter * (letters.size() + 1) / sizeof(Vertex));
+  const int quads = stb_easy_font_print(0, 0, letters.data(), nullptr, vertices.data(),
                                         static_cast<int>(vertices.size() * sizeof(Vertex)));
   for (int q = 0; q < quads; ++q) {
     const Vertex& first = vertices[static_cast<std::size_t>(4 * q)];
