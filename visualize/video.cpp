@@ -4,6 +4,7 @@
 #include "data/file_dataset.h"
 #include "data/png.h"
 #include "engine/files.h"
+#include "engine/text.h"
 
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -286,7 +287,7 @@ class VideoWriter final : public FrameWriter {
                                        "-i",          "pipe:0",
                                        "-y"};
     // Players understand no other sampling of colours. A GIF has a palette instead.
-    if (path_.extension() != ".gif") arguments.insert(arguments.end(), {"-pix_fmt", "yuv420p"});
+    if (lower_case(path_.extension().string()) != ".gif") arguments.insert(arguments.end(), {"-pix_fmt", "yuv420p"});
     arguments.push_back("file:" + partial_.string());
     // ffmpeg would follow a link that somebody left there.
     std::error_code ignored;
@@ -312,8 +313,12 @@ std::unique_ptr<FrameReader> open_frames(const fs::path& path, double fps) {
 
 std::unique_ptr<FrameWriter> create_frames(const fs::path& path, double fps) {
   constexpr std::array<std::string_view, 5> kVideos{".mp4", ".webm", ".mkv", ".mov", ".gif"};
-  if (std::find(kVideos.begin(), kVideos.end(), path.extension().string()) != kVideos.end())
+  constexpr std::array<std::string_view, 8> kOthers{".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts"};
+  const std::string extension = lower_case(path.extension().string());
+  if (std::find(kVideos.begin(), kVideos.end(), extension) != kVideos.end())
     return std::make_unique<VideoWriter>(path, fps);
+  require(std::find(kOthers.begin(), kOthers.end(), extension) == kOthers.end(), kWhere,
+          "cannot write {}; got {}, expected .mp4, .webm, .mkv, .mov, .gif or a folder", path.string(), extension);
   return std::make_unique<FolderWriter>(path);
 }
 

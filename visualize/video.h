@@ -31,8 +31,9 @@ class FrameWriter {
 /// `fps` frames a second. Throws Error where there is nothing, or ffmpeg is not installed.
 std::unique_ptr<FrameReader> open_frames(const std::filesystem::path& path, double fps);
 
-/// A name with the extension .mp4, .webm, .mkv, .mov or .gif becomes a video, encoded by ffmpeg; sides are cut to even
-/// numbers. Any other name becomes a folder of frame_000001.png, …
+/// A name with the extension .mp4, .webm, .mkv, .mov or .gif, in any case, becomes a video, encoded by ffmpeg; sides
+/// are cut to even numbers. Other extensions of videos are refused. Any other name becomes a folder of
+/// frame_000001.png, …
 std::unique_ptr<FrameWriter> create_frames(const std::filesystem::path& path, double fps);
 
 }  // namespace dino

@@ -12,6 +12,7 @@
 #include "visualize/attention_rollout.h"
 #include "visualize/contact_sheet.h"
 #include "visualize/drawing.h"
+#include "visualize/lettering.h"
 #include "visualize/patch_pca.h"
 #include "visualize/terminal_preview.h"
 #include "visualize/video.h"
@@ -354,6 +355,16 @@ TEST_CASE("Sheets hold thumbnails with captions, and say what is missing") {
   CHECK(at(compared, 4 + 32 + 1, 5) == Rgb{4, 5, 6});
 }
 
+TEST_CASE("Names in any script are captions, with question marks for letters that the font lacks") {
+  const auto drawn = [](const std::string& caption) { return with_caption(plain(30, 200, {9, 9, 9}), caption).rgb; };
+  CHECK(drawn("last~") != drawn("last"));
+  CHECK(drawn("mod\xc3\xa8le") == drawn("mod?le"));
+  CHECK(drawn("\xe6\xa8\xa1\xe5\x9e\x8b") == drawn("??"));
+  CHECK(drawn("a\nb\x7f\x01") == drawn("a?b??"));
+  CHECK(drawn("\xff") == drawn("?"));
+  CHECK(text_width("\xc3\xa8\x7f", 1) == text_width("??", 1));
+}
+
 TEST_CASE("A preview shows two pixels in each character") {
   Image image = plain(4, 2, {0, 0, 0});
   const std::vector<Rgb> colors{{1, 2, 3},    {4, 5, 6},    {7, 8, 9},    {10, 11, 12},
@@ -392,6 +403,8 @@ TEST_CASE("Frames of a folder come in the order of their names and are written a
   CHECK_THROWS_AS(open_frames(folder.path() / "none", 25), Error);
   CHECK_THROWS_AS(open_frames(folder.path() / "in", 0), Error);
   CHECK_THROWS_AS(open_frames(folder.path(), 25), Error);  // no pictures
+  // A slip that would make a folder called like a video.
+  CHECK(contains(error_of([&] { create_frames(folder.path() / "clip.AVI", 25); }), "got .avi, expected .mp4"));
 }
 
 TEST_CASE("Videos go through ffmpeg, and without it the error says what to do") {
@@ -403,6 +416,7 @@ TEST_CASE("Videos go through ffmpeg, and without it the error says what to do") 
   CHECK(error_of([&] { open_frames(folder.path() / "empty.mp4", 25); }).find("apt install ffmpeg") !=
         std::string::npos);
   CHECK(error_of([&] { create_frames(video, 25); }).find("apt install ffmpeg") != std::string::npos);
+  CHECK(contains(error_of([&] { create_frames(folder.path() / "CLIP.MP4", 25); }), "apt install ffmpeg"));
   setenv("PATH", path.c_str(), 1);
   if (std::system("command -v ffmpeg > /dev/null 2>&1") != 0) {
     WARN("SKIPPED: ffmpeg is not installed");
