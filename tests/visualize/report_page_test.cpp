@@ -204,7 +204,9 @@ TEST_CASE("A chart copes with curves of any kind", "[report]") {
   for (const auto& points : std::vector<std::vector<SeriesPoint>>{{{3, 2, 2, 2}},
                                                                   {{0, 0, 0, 0}, {1, 0, 0, 0}},
                                                                   {{0, 1e-30, 1e-30, 1e-30}, {1, 1e30, 1e30, 1e30}},
-                                                                  {{0, -1e9, 5, 1e9}, {1, 4, 5, 6}}}) {
+                                                                  {{0, -1e9, 5, 1e9}, {1, 4, 5, 6}},
+                                                                  {{9e18, 1, 1, 1}, {9.000000000000002e18, 2, 2, 2}},
+                                                                  {{0, -1e308, -1e308, -1e308}, {1e300, 1, 1, 1}}}) {
     const std::string svg = draw(points);
     CHECK(nesting_mistake(svg).empty());
     CHECK(svg.find("nan") == std::string::npos);

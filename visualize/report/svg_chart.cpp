@@ -41,10 +41,11 @@ double tick_step(double size, int count) {
 }
 
 std::vector<double> ticks(const Range& range, int count) {
-  const double step = tick_step(range.size(), count);
+  const double step = tick_step(range.size(), count), first = std::ceil(range.low / step - 1e-6);
   std::vector<double> values;
-  for (double i = std::ceil(range.low / step - 1e-6); i * step <= range.high + 1e-6 * step; ++i)
-    values.push_back(i * step);
+  // Counted, as a number of 1e17 does not grow by adding 1.
+  for (int i = 0; i <= 2 * count && (first + i) * step <= range.high + 1e-6 * step; ++i)
+    values.push_back((first + i) * step);
   return values;
 }
 
