@@ -123,8 +123,10 @@ CropPlan plan_short_side(int image_height, int image_width, int short_side_px, R
   CropPlan plan;
   plan.height = image_height;
   plan.width = image_width;
+  // A line of 16 million pixels would become longer than a number can say; of so long a box only a window is made.
+  constexpr std::int64_t kLongest_px = std::int64_t{1} << 30;
   const auto long_side = [&](int long_px, int short_px) {
-    return static_cast<int>(static_cast<std::int64_t>(short_side_px) * long_px / short_px);
+    return static_cast<int>(std::min(kLongest_px, std::int64_t{short_side_px} * long_px / short_px));
   };
   plan.resized_height = image_height <= image_width ? short_side_px : long_side(image_height, image_width);
   plan.resized_width = image_height <= image_width ? long_side(image_width, image_height) : short_side_px;

@@ -156,6 +156,14 @@ TEST_CASE("evaluation resizes the short side and takes the middle") {
   CHECK(upright.resized_width == 480);
   CHECK(upright.resized_height == 640);
   CHECK_THROWS_AS(plan_center_crop(375, 500, 200, 224, ResizeFilter::bicubic), Error);
+  // A line whose long side would have four billion pixels: still a window in the middle.
+  for (const auto& [height, width] : {std::pair{1, 16'000'000}, {16'000'000, 1}}) {
+    const CropPlan line = plan_center_crop(height, width, 256, 224, ResizeFilter::bicubic);
+    CHECK(std::min(line.resized_height, line.resized_width) == 256);
+    const auto middle = [](int window, int resized) { return std::abs(window + 112 - resized / 2) <= 1; };
+    CHECK(middle(line.window_top, line.resized_height));
+    CHECK(middle(line.window_left, line.resized_width));
+  }
 }
 
 TEST_CASE("crop options that make no sense are errors") {
