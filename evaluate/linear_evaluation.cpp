@@ -287,6 +287,8 @@ class LinearRun {
             {"chosen_on", options_.chosen_on == ChosenOn::test ? "test" : "held_out"},
             {"train_images", train_->size()},
             {"test_images", test_.size()},
+            {"checksum_of_train_names", fingerprint_of(*train_)},
+            {"checksum_of_test_names", fingerprint_of(test_)},
             {"classes", result_.classes}};
   }
 
@@ -315,13 +317,11 @@ class LinearRun {
   /// Throws Error on every rank, naming the first difference, where what is to be done is not the same on all.
   void require_same_on_ranks() {
     if (communicator_.size() == 1) return;
-    Json mine = identity_;
-    mine["checksum_of_train_names"] = fingerprint_of(*train_);
-    std::string first = mine.dump();
+    std::string first = identity_.dump();
     share(first);
     const Json of_first = Json::parse(first);
     std::string difference;
-    for (const auto& [key, value] : mine.items()) {
+    for (const auto& [key, value] : identity_.items()) {
       if (difference.empty() && of_first.at(key) != value)
         difference = fmt::format("rank {} has {} {}, rank 0 has {}", communicator_.rank(), key, value.dump(),
                                  of_first.at(key).dump());

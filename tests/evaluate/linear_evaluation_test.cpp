@@ -94,6 +94,19 @@ TEST_CASE("A linear evaluation learns, resumes to the same numbers, and refuses 
     LinearEvaluationOptions other = options;
     other.probe.learning_rates = {0.5, 4};
     CHECK(error_of([&] { net.evaluate(other); }).find("learning_rates") != std::string::npos);
+    // As many pictures of other names.
+    class Renamed final : public ImageSource {
+     public:
+      std::int64_t size() const override { return drawn_.size(); }
+      void decode(std::int64_t index, Image& image) const override { drawn_.decode(index, image); }
+      std::int32_t label(std::int64_t index) const override { return drawn_.label(index); }
+      std::string name(std::int64_t index) const override { return "other " + drawn_.name(index); }
+
+     private:
+      DrawnPictures drawn_{60};
+    };
+    SingleProcess alone;
+    CHECK(contains(error_of([&] { TinyNetwork().evaluate(alone, Renamed(), options); }), "checksum_of_train_names"));
     other = options;
     other.state = folder.path() / "missing.safetensors";
     CHECK_THROWS_AS(net.evaluate(other), Error);
