@@ -7,11 +7,16 @@
 #include <fmt/format.h>
 
 #include <iterator>
+#include <map>
+#include <string_view>
+#include <utility>
 
 namespace dino {
 namespace {
 
 constexpr const char* kWhere = "features";
+constexpr const char* kPaths = "paths";
+constexpr std::size_t kMostPathBytesInMetadata = std::size_t{16} << 20;
 
 /// RFC 4180: quoted where it holds a comma, a quote or the end of a line.
 std::string csv_field(const std::string& text) {
@@ -74,10 +79,24 @@ void write_tensors(const std::filesystem::path& path, const NamedFeatures& featu
                                          {"blocks", options.kind.blocks},
                                          {"average_patches", options.kind.average_patches},
                                          {"normalized", options.normalized}};
-  write_safetensors(path, arrays,
-                    {{"paths", json_text(nlohmann::ordered_json(features.names))},
-                     {"class_names", json_text(nlohmann::ordered_json(features.class_names))},
-                     {"recipe", json_text(recipe)}});
+  std::map<std::string, std::string> metadata = {
+      {"class_names", json_text(nlohmann::ordered_json(features.class_names))}, {"recipe", json_text(recipe)}};
+  std::string paths = json_text(nlohmann::ordered_json(features.names));
+  if (paths.size() <= kMostPathBytesInMetadata) {
+    metadata[kPaths] = std::move(paths);
+  } else {
+    arrays.push_back({kPaths, ConstArray(reinterpret_cast<const std::uint8_t*>(paths.data()),
+                                         Shape{static_cast<std::int64_t>(paths.size())})});
+  }
+  write_safetensors(path, arrays, metadata);
+}
+
+/// The paths as JSON, wherever they stand.
+std::string_view paths_of(const SafetensorsFile& file) {
+  if (!file.contains(kPaths)) return file.metadata(kPaths);
+  const ConstArray paths = file[kPaths];
+  require(paths.dtype() == DType::uint8, kWhere, "the paths are {}, expected uint8", name_of(paths.dtype()));
+  return {reinterpret_cast<const char*>(paths.as<std::uint8_t>()), static_cast<std::size_t>(paths.size())};
 }
 
 }  // namespace
@@ -115,8 +134,13 @@ std::vector<std::filesystem::path> write_features(const std::filesystem::path& p
 }
 
 NamedFeatures read_features(const std::filesystem::path& path) {
+  require(path.extension() != ".npy" && path.extension() != ".csv", kWhere,
+          "{} is for other programs, expected a .safetensors; try `dino_cuda features DIR --out FILE.safetensors`",
+          path.string());
   const SafetensorsFile file = SafetensorsFile::read(path);
-  require(file.contains("features") && file.metadata().contains("paths") && file.metadata().contains("recipe"), kWhere,
+  require(file.contains("features") && (file.contains(kPaths) || file.metadata().contains(kPaths)) &&
+              file.metadata().contains("recipe"),
+          kWhere,
           "{} holds no features with paths; try a file written by `dino_cuda features DIR --out FILE.safetensors`",
           path.string());
   NamedFeatures features;
@@ -136,7 +160,7 @@ NamedFeatures read_features(const std::filesystem::path& path) {
   }
   for (std::size_t i = 0; i < rows; ++i) features.table.samples.push_back(static_cast<std::int64_t>(i));
   try {
-    features.names = parse_json(file.metadata("paths")).get<std::vector<std::string>>();
+    features.names = parse_json(paths_of(file)).get<std::vector<std::string>>();
     features.class_names = parse_json(file.metadata("class_names")).get<std::vector<std::string>>();
     const auto recipe = parse_json(file.metadata("recipe"));
     recipe.at("weights").get_to(features.recipe.weights);

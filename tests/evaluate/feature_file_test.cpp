@@ -97,6 +97,19 @@ TEST_CASE("Features come back from a safetensors file as they were") {
   CHECK(read_features(path).table.labels == unlabelled.table.labels);
 }
 
+TEST_CASE("The paths of millions of pictures do not make a header that nobody reads") {
+  const TemporaryFolder folder;
+  NamedFeatures features = example();
+  // Few, but as long as those of a million: beyond the 100 MB that a header may have.
+  features.names.clear();
+  for (std::int64_t i = 0; i < 27'000; ++i) features.names.push_back(fmt::format("{:04000}", i));
+  features.table.values.assign(3 * features.names.size(), 1);
+  features.table.labels.assign(features.names.size(), 0);
+  const auto path = folder.path() / "f.safetensors";
+  write_features(path, features);
+  CHECK(read_features(path).names == features.names);
+}
+
 TEST_CASE("Features as NumPy's format and as CSV hold the same numbers, paths and labels") {
   const TemporaryFolder folder;
   const NamedFeatures features = example();
@@ -132,6 +145,10 @@ TEST_CASE("Feature files of other kinds are refused with what to do") {
   const TemporaryFolder folder;
   CHECK(error_of([&] { write_features(folder.path() / "f.txt", example()); }).find(".npy") != std::string::npos);
   CHECK_THROWS_AS(check_feature_path("features"), Error);
+  for (const char* name : {"f.npy", "f.csv"}) {
+    write_features(folder.path() / name, example());
+    CHECK(contains(error_of([&] { read_features(folder.path() / name); }), "--out FILE.safetensors"));
+  }
   const auto path = folder.path() / "f.safetensors";
   const std::vector<float> one{1};
   write_safetensors(path, {{"features", ConstArray(one.data(), Shape{1, 1})}});
