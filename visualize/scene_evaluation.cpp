@@ -106,6 +106,8 @@ SceneScore score_network(Context& context, const std::string& name, const Vit& v
 
 SceneEvaluation evaluate_scenes(Context& context, const SceneEvaluationOptions& options,
                                 const SceneProgress& progress) {
+  require(options.threshold > 0 && options.threshold <= 1, "scenes", "the threshold must lie in (0, 1]; got {}",
+          options.threshold);
   const WeightsFile file = read_weights(options.weights);
   const Scenes scenes{open_dataset(options.data, {.split = "train"}), open_dataset(options.data, {.split = "val"}),
                       open_dataset(options.data, {.split = options.split})};

@@ -27,7 +27,7 @@ struct SceneEvaluationOptions {
   int image_px = 0;            // side at which networks see the scenes; 0: the network's own
   int k = 10;
   double temperature = 0.07;
-  double threshold = 0.6;  // mass that a threshold mask keeps
+  double threshold = 0.6;  // mass that a threshold mask keeps, in (0, 1]
   int threads = 0;
 };
 
