@@ -3,6 +3,7 @@
 #include "data/published.h"
 #include "data/scenes.h"
 #include "engine/progress.h"
+#include "engine/text.h"
 #include "kernels/common/error.h"
 #include "train/stop_signal.h"
 
@@ -140,7 +141,7 @@ int get_dataset(const GetOptions& options) {
   }
   report("{}: {} pictures to train on, {} to test with, {} classes{}", found.folder.string(), found.pictures,
          found.val_pictures, found.classes, found.was_there ? " (it was there already)" : "");
-  report("Next: ./dino_cuda train {} --data_path {}", set.config, found.folder.string());
+  report("Next: ./dino_cuda train {} --data_path {}", set.config, shell_word(found.folder.string()));
   return 0;
 }
 

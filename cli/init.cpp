@@ -6,6 +6,7 @@
 #include "data/survey.h"
 #include "engine/files.h"
 #include "engine/progress.h"
+#include "engine/text.h"
 #include "kernels/common/error.h"
 #include "train/precision.h"
 #include "train/stop_signal.h"
@@ -43,7 +44,7 @@ std::string name_of_run(const fs::path& images) {
   std::error_code error;
   const fs::path whole = fs::weakly_canonical(images, error);
   const std::string name = (error ? images : whole).stem().string();
-  return name.empty() || name == "." || name == ".." ? "run" : name;
+  return name.empty() || name == "." || name == ".." || !is_utf8(name) ? "run" : name;
 }
 
 std::string describe_sides(const Spread& s) {
@@ -120,10 +121,31 @@ MachineSummary machine_for(const std::string& device, const Dataset& images) {
   return machine;
 }
 
+/// A picture to look at first: a file that can be read, or the word for one.
+std::string example_of(const Dataset& images) {
+  constexpr std::int64_t kTries = 20;
+  Image image;
+  for (std::int64_t i = 0; i < std::min(kTries, images.size()); ++i) {
+    const std::string name = images.name(i);
+    if (!fs::is_regular_file(name)) break;  // a place in a larger file
+    try {
+      images.decode(i, image);
+      return shell_word(name);
+    } catch (const std::exception&) {
+      continue;  // broken, or too large
+    }
+  }
+  return "PICTURE";
+}
+
 int init(const InitCommand& options) {
   const fs::path out(options.out);
   require(!fs::exists(fs::symlink_status(out)), "init", "{} exists already, and nothing is overwritten; try --out FILE",
           out.string());
+  require(is_utf8(options.images), "init",
+          "the name {} is not UTF-8, as a configuration must be; try renaming the folder, or another path to it",
+          options.images);
+  { const AtomicFile trial(out); }
   const std::unique_ptr<Dataset> images = open_dataset(options.images);
   const std::unique_ptr<Dataset> test = open_test_split(options.images, *images);
   const bool text = !options.json;
@@ -169,13 +191,12 @@ int init(const InitCommand& options) {
   }
   print_findings(summary);
   for (const std::string& note : suggested.notes) report("note: {}", note);
-  report("wrote {}, with a reason beside each key\n\nNext:", out.string());
-  report("  dino_cuda plan {}", out.string());
-  report("  dino_cuda train {}", out.string());
-  report("  dino_cuda report {}", suggested.config.output_dir);
-  const std::string picture = images->name(0);  // a file, or a place in a larger one
-  report("  dino_cuda attention {} --weights {}/last.safetensors", fs::is_regular_file(picture) ? picture : "PICTURE",
-         suggested.config.output_dir);
+  report("wrote {}, with a reason beside each key\n\nNext:", printable(out.string()));
+  report("  dino_cuda plan {}", shell_word(out.string()));
+  report("  dino_cuda train {}", shell_word(out.string()));
+  report("  dino_cuda report {}", shell_word(suggested.config.output_dir));
+  report("  dino_cuda attention {} --weights {}", example_of(*images),
+         shell_word(suggested.config.output_dir + "/last.safetensors"));
   return 0;
 }
 
