@@ -47,7 +47,10 @@ void require_writable(const Options& options, const std::vector<std::string>& pi
   std::vector<std::string> read = options.images;
   read.insert(read.end(), options.weights.begin(), options.weights.end());
   for (const std::string& name : pictures) require_not_read("attention", fs::path(options.output) / name, read);
-  if (!options.raw.empty()) require_not_read("attention", options.raw, read);
+  if (!options.raw.empty()) {
+    require_not_read("attention", options.raw, read);
+    require_extension("attention", options.raw, ".safetensors");
+  }
   make_output_folder(options.output);
   if (!options.raw.empty()) const AtomicFile trial(options.raw);
 }
@@ -171,7 +174,8 @@ int attention_command(Options options) {
   if (options.weights.size() > 1) return compare_networks(options);
   if (!options.weights.empty()) options.network.weights = options.weights[0];
   const OpenNetwork open(options.network);
-  if (options.weights.empty()) say("weights: {}", open.weights.string());
+  const bool by_default = options.weights.empty();
+  options.weights = {open.weights.string()};
   const VitConfig& config = open.backbone.vit.config();
   AttentionPictureOptions pictures = picture_options(options);
   pictures.heads = options.rollout ? select_heads("mean", 0) : select_heads(options.head, config.heads);
@@ -182,6 +186,7 @@ int attention_command(Options options) {
     files.insert(files.end(), of_picture.begin(), of_picture.end());
   }
   require_writable(options, files);
+  if (by_default) say("weights: {}", open.weights.string());
 
   std::vector<AttentionMaps> all_maps;
   std::vector<std::string> map_names;

@@ -107,6 +107,8 @@ int convert_command(const Options& options) {
   const WeightsForm form = weights_form(options.form);
   const std::vector<fs::path> paths = export_paths(options.out, form);
   for (const fs::path& path : paths) {
+    // A folder's weights have the same name in both.
+    if (options.force) require_not_read("convert", path, {options.in, fs::path(options.in) / path.filename()});
     require(options.force || !fs::exists(path), "convert", "{} exists already; try --force to replace it",
             path.string());
   }

@@ -105,10 +105,10 @@ struct ExportCommand {
 int export_features(const ExportCommand& options) {
   if (const auto status = launch_ranks(options.features.network.launch)) return *status;
   check_feature_path(options.out);
-  for (const fs::path& written : feature_files(options.out))
-    require_not_read("features", written, {options.folder, options.features.network.weights});
   const StopSignal stop;
   OpenNetwork open(options.features.network);
+  for (const fs::path& written : feature_files(options.out))
+    require_not_read("features", written, {options.folder, open.weights.string()});
   Communicator& communicator = *open.machine.communicator;
   try {
     // Finds out before the work whether the result can be kept.
@@ -191,6 +191,7 @@ int search(SearchCommand options) {
   read.insert(read.end(), {options.features, open.weights.string()});
   add_pictures_named_like(options.output, known.names, read);
   require_not_read("search", options.output, read);
+  require_extension("search", options.output, ".png");
   { const AtomicFile trial(options.output); }
 
   FeatureOptions features = known.recipe.options;
@@ -276,7 +277,11 @@ void write_group_sheet(const std::string& path, const std::vector<CopyGroup>& gr
 int dedupe(const DedupeCommand& options) {
   require(options.folder.empty() != options.file.empty(), "dedupe", "give either a folder or --features FILE; got {}",
           options.folder.empty() ? "neither" : "both");
-  if (!options.sheet.empty()) const AtomicFile trial(options.sheet);
+  if (!options.sheet.empty()) {
+    require_not_read("dedupe", options.sheet, {options.file, options.features.network.weights});
+    require_extension("dedupe", options.sheet, ".png");
+    const AtomicFile trial(options.sheet);
+  }
   const StopSignal stop;
   try {
     const auto made = [&] {
@@ -343,7 +348,7 @@ void add_features_command(CLI::App& app, Run& run) {
       "Write what a network makes of every picture: one row of numbers each, with path and class.\n\n"
       "  dino_cuda features my/images --out features.safetensors       for search and dedupe, and for Python\n"
       "  dino_cuda features my/images --out features.npy               NumPy, with paths in features.csv\n"
-      "  dino_cuda features my/images --out features.csv               for a spreadsheet\n"
+      "  dino_cuda features my/images --out numbers.csv                for a spreadsheet\n"
       "  dino_cuda features my/images --out f.npy --blocks 4 --raw     what the linear classifiers see\n");
   auto options = std::make_shared<ExportCommand>();
   command->add_option("images", options->folder, "folder of pictures, or a list of them")->required()->type_name("DIR");

@@ -1,5 +1,6 @@
 #include "cli/output.h"
 
+#include "engine/text.h"
 #include "kernels/common/error.h"
 #include "models/json.h"
 
@@ -25,6 +26,11 @@ void require_not_read(const char* where, const std::filesystem::path& written, c
             "{} would take the place of {}, which is read; try another name for what is written", written.string(),
             file);
   }
+}
+
+void require_extension(const char* where, const std::filesystem::path& written, const std::string& extension) {
+  require(lower_case(written.extension().string()) == extension, where, "got the name {}, expected NAME{}",
+          written.string(), extension);
 }
 
 void print_json(const nlohmann::ordered_json& document) { fmt::print("{}\n", json_text(document, 2)); }

@@ -27,6 +27,10 @@ void add_quiet_options(CLI::App& app);
 /// takes the place of what it is made from. By whatever name; files that do not exist are passed over.
 void require_not_read(const char* where, const std::filesystem::path& written, const std::vector<std::string>& read);
 
+/// Throws Error unless `written` ends with `extension` (`.png`), in any case: it replaces whatever has its name, so
+/// that a slip must not name something else.
+void require_extension(const char* where, const std::filesystem::path& written, const std::string& extension);
+
 /// One JSON document.
 void print_json(const nlohmann::ordered_json& document);
 

@@ -200,6 +200,28 @@ TEST_CASE("Names that are not UTF-8 are pictures as well") {
       "out", {"search", images[0], "--features", world.path("out/f.safetensors"), "--output", world.path("out/n.png")});
 }
 
+TEST_CASE("A configuration for pictures of any name can be read, and what to type next is quoted") {
+  World world;
+  for (const char* name : {"M\xfcller.png", "two\nlines = 1.png", "\x1b[31mred.png"}) {
+    world.add(std::string("my odd/") + name);
+    world.write(std::string("my odd/broken ") + name, "no picture");
+    fs::copy_file(world.path(std::string("my odd/") + name), world.path(std::string("my odd/copy of ") + name));
+  }
+  fs::create_directory(world.path("out"));
+  const std::string out = world.path("out/my c.toml");
+  const Outcome made = world.run_within("out", {"init", world.path("my odd"), "--device", "cpu", "--out", out});
+  CHECK(made.output.find('\x1b') == std::string::npos);
+  CHECK(contains(made.output, "3 broken, such as "));
+  CHECK(contains(made.output, "\n  dino_cuda plan '" + out + "'\n"));
+  CHECK(contains(made.output, " --weights 'runs/my odd/last.safetensors'\n"));
+  CHECK(read_config(out).data_path == world.path("my odd"));
+
+  fs::rename(world.path("my odd"), world.path("M\xfcller"));
+  world.check_refused({"init", world.path("M\xfcller"), "--out", world.path("out/b.toml")}, "is not UTF-8");
+  // Before anything is looked at.
+  world.check_refused({"init", world.path("images"), "--out", world.path("none/b.toml")}, "cannot write");
+}
+
 TEST_CASE("Classes and pictures of a list cannot lead a run or its features elsewhere") {
   World world;
   std::string list;
@@ -297,6 +319,33 @@ TEST_CASE("A result does not take the place of what it is made from") {
   }
   for (const char* log : {"log.jsonl", "last.safetensors", "config.toml"})
     world.check_refused({"report", world.path("run"), "--out", world.path(std::string("run/") + log)}, taken);
+
+  // Of the weights that are taken where none are named, too, and of those of a folder.
+  fs::create_directories(world.path("work/runs/mine"));
+  fs::copy_file(world.weights(), world.path("work/runs/mine/last.safetensors"));
+  const std::string newest = "runs/mine/last.safetensors";
+  world.check_refused({"features", images, "--out", newest}, taken + newest);
+  world.check_refused({"attention", a, "--image-size", "16", "--raw", newest, "--output", world.path("out")},
+                      taken + newest);
+  world.check_refused({"convert", world.weights(), world.weights(), "--to", "timm", "--force"}, taken);
+  const std::string folder = world.path("out/vit");
+  world.run_within("out", {"convert", world.weights(), folder, "--to", "hf"});
+  world.check_refused({"convert", folder, folder, "--to", "hf", "--force"}, taken);
+  world.run_within("out", {"convert", world.weights(), folder, "--to", "hf", "--force"});
+}
+
+TEST_CASE("A picture and numbers do not take the place of what is called like neither") {
+  World world;
+  const std::string image = world.path("images/class0/0.png"), known = world.path("known/f.safetensors");
+  fs::create_directory(world.path("known"));
+  world.run_within("known", {"features", world.path("images"), "--weights", world.weights(), "--out", known});
+  const std::string notes = world.write("notes.toml", "epochs = 3");
+  world.check_refused({"search", image, "--features", known, "--output", notes}, "expected NAME.png");
+  world.check_refused({"dedupe", "--features", known, "--sheet", notes}, "expected NAME.png");
+  world.check_refused({"attention", image, "--weights", world.weights(), "--raw", notes, "--output", world.path("out")},
+                      "expected NAME.safetensors");
+  fs::create_directory(world.path("out"));
+  world.run_within("out", {"search", image, "--features", known, "--output", world.path("out/A.PNG")});
 }
 
 TEST_CASE("A link that stands in the place of a result is replaced, not followed") {
