@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <vector>
@@ -66,6 +67,12 @@ std::string one_line(std::string text) {
   return dino::printable(text);
 }
 
+/// CLI11 tells the bounds of a positive number as those of a double, of which the lower one reads as 0.
+std::string in_plain_words(const std::string& text) {
+  const std::size_t at = text.find(" not in range 0.000000 to 17976");
+  return at == std::string::npos ? text : text.substr(0, at) + " is not a positive number";
+}
+
 /// So that a whole folder's names behind a command that wants one do not fill the terminal.
 std::string shortened(const std::string& text) {
   constexpr std::size_t kMost = 300;
@@ -101,7 +108,7 @@ int run_program(int argc, char** argv) {
                        [] { return "dino_cuda " DINO_VERSION "\ndevice auto: " + dino::describe_automatic_device(); });
   app.require_subcommand(1);
   app.failure_message([](const CLI::App*, const CLI::Error& error) {
-    const std::string text = shortened(one_line(error.what()));
+    const std::string text = shortened(in_plain_words(one_line(error.what())));
     return "dino_cuda: " + text + (text.find("; try ") == std::string::npos ? "; try --help" : "") + "\n";
   });
   dino::Run run;
@@ -172,6 +179,11 @@ int main(int argc, char** argv) {
   } catch (const dino::WeightsMismatch& error) {
     std::fprintf(stderr, "%s: %s\n", speaker.c_str(), one_line(error.what()).c_str());
     for (const std::string& tensor : error.tensors()) std::fprintf(stderr, "  %s\n", one_line(tensor).c_str());
+    return kFailure;
+  } catch (const std::filesystem::filesystem_error& error) {
+    const std::string path = one_line(error.path1().string());
+    std::fprintf(stderr, "%s: [file] cannot use %s: %s\n", speaker.c_str(), path.c_str(),
+                 error.code().message().c_str());
     return kFailure;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", speaker.c_str(), one_line(error.what()).c_str());

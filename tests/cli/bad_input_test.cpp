@@ -242,6 +242,22 @@ TEST_CASE("Configurations with mistakes are refused, with the key") {
   check_refused(bench.train({"--epochs", "three"}), "epochs");
   check_refused(bench.train({"--epochs"}), "epochs");
   check_refused(run_program({"trian"}), "try train");
+  for (const char* k : {"0", "-1", "x"}) {
+    check_refused(run_program({"eval", "knn", "--weights", "w", "--train", "a", "--test", "b", "--k", k}),
+                  fmt::format("--k: Value {} is not a positive number; try --help", k));
+  }
+}
+
+TEST_CASE("What the system will not even look up is refused with its reason") {
+  const Bench bench;
+  std::filesystem::create_symlink("loop", bench.path("loop"));
+  const std::string reason = ": Too many levels of symbolic links\n";
+  check_refused(run_program({"report", bench.path("loop")}),
+                "[file] cannot use " + bench.path("loop/log.jsonl") + reason);
+  check_refused(run_program({"compare", bench.path("loop")}), reason);
+  check_refused(run_program({"video", bench.path("loop"), "--weights", bench.weights(), "--output", bench.path("v")}),
+                reason);
+  check_refused(bench.knn(bench.weights(), bench.path("loop")), reason);
 }
 
 TEST_CASE("Output that cannot be written is refused before the work, and a finished run is not overwritten") {
