@@ -14,7 +14,7 @@ run=runs/scenes
 [ -d "$scenes" ] || ./dino_cuda data scenes --out "$scenes"
 
 resume=()
-[ -d "$run" ] && resume=(--resume)
+if [ -f "$run/last.safetensors" ] || [ -f "$run/previous.safetensors" ]; then resume=(--resume); fi
 ./dino_cuda train configs/scenes.toml --data_path "$scenes/train" --output_dir "$run" "${resume[@]}" "$@"
 
 ./dino_cuda eval scenes --weights "$run/last.safetensors" --data "$scenes" --image-size 96 | tee "$run/evaluation.txt"
