@@ -30,9 +30,13 @@ CublasHostStream::CublasHostStream()
       workspace_(cuda::CublasLt::kWorkspaceBytes + kWorkspaceAlignment),
       cublas_lt_(fake_cublas_lt(), aligned(workspace_.data())) {}
 
+CublasHostStream::~CublasHostStream() { simt::remove_reach(scratch_.data()); }
+
 void* CublasHostStream::scratch(std::size_t size_bytes) {
   // Of the exact size, for the address sanitizer, and poisoned each time.
+  simt::remove_reach(scratch_.data());
   scratch_ = AlignedBuffer(size_bytes);
+  simt::add_reach(scratch_.data(), size_bytes);
   std::memset(scratch_.data(), 0xff, size_bytes);
   return scratch_.data();
 }

@@ -10,6 +10,7 @@ namespace dino::test {
 class CublasHostStream final : public HostMemoryStream, public cuda::CublasLtOwner {
  public:
   CublasHostStream();
+  ~CublasHostStream() override;
   void* scratch(std::size_t size_bytes) override;
   cuda::CublasLt& cublas_lt() override { return cublas_lt_; }
 

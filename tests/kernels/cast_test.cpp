@@ -29,13 +29,14 @@ static void check_against_oracle(Stream& stream) {
 static void check_rounding(Stream& stream);
 TEST_CASE("cast rounds to nearest even and keeps what is not finite", "[device]") { every_stream(check_rounding); }
 static void check_rounding(Stream& stream) {
-  const float infinity = std::numeric_limits<float>::infinity();
-  const float values[] = {1.0F + 0x1p-8F, 1.0F + 3 * 0x1p-8F, 1.0F + 0x1p-8F + 0x1p-20F,
-                          infinity,       -infinity,          std::numeric_limits<float>::quiet_NaN(),
-                          -0.0F};
-  const std::int64_t n = std::size(values);
+  const double infinity = std::numeric_limits<double>::infinity();
+  const std::vector<double> values{1.0 + 0x1p-8, 1.0 + 3 * 0x1p-8, 1.0 + 0x1p-8 + 0x1p-20,
+                                   infinity,     -infinity,        std::numeric_limits<double>::quiet_NaN(),
+                                   -0.0};
+  const auto n = static_cast<std::int64_t>(values.size());
+  const HostArray x = from_values(DType::float32, {n}, values);
   HostArray y(DType::bfloat16, {n});
-  cast({.x = ConstArray(values, {n}), .y = y}, stream);
+  cast({.x = x, .y = y}, stream);
   CHECK(y.at(0) == 1.0);
   CHECK(y.at(1) == 1.0 + 4 * 0x1p-8);
   CHECK(y.at(2) == 1.0 + 2 * 0x1p-8);

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <functional>
 
+#include "tests/simt/reach.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -47,6 +49,8 @@ const ThreadView& this_thread();
 enum class Schedule : std::uint8_t { ascending, descending, shuffled };
 void set_schedule(Schedule schedule);
 
+/// Throws Error for a grid, a block or shared memory that an H100 does not start.
+void check_launch(const dim3& grid, const dim3& block, std::size_t shared_bytes);
 /// Runs `kernel` once for every thread of every block. Throws Error when threads wait for each other without end, as
 /// they do at a barrier that not all of them reach, and what a thread throws.
 void run_grid(const dim3& grid, const dim3& block, std::size_t shared_bytes, const std::function<void()>& kernel);

@@ -1,6 +1,7 @@
 #include "tests/simt/host_device.h"
 
 #include "kernels/common/error.h"
+#include "tests/simt/reach.h"
 
 #include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
@@ -34,9 +35,11 @@ HostDevice::HostDevice() {
   require(memory != MAP_FAILED, "simt", "no addresses for the device's memory");
   memory_ = static_cast<std::byte*>(memory);
   ASAN_POISON_MEMORY_REGION(memory_, kMemoryBytes);
+  add_reach(memory_, kMemoryBytes);
 }
 
 HostDevice::~HostDevice() {
+  remove_reach(memory_);
   ASAN_UNPOISON_MEMORY_REGION(memory_, kMemoryBytes);
   munmap(memory_, kMemoryBytes);
 }

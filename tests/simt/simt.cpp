@@ -1,6 +1,7 @@
 #include "kernels/common/aligned_buffer.h"
 #include "kernels/common/error.h"
 #include "tests/simt/device.h"
+#include "tests/support/test_memory.h"
 
 #include <sys/mman.h>
 
@@ -11,6 +12,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -121,6 +124,12 @@ class Block {
   std::size_t scheduler_stack_bytes_ = 0;
 #endif
 };
+
+/// Memory that kernels may be given, by its address.
+std::map<std::uintptr_t, std::size_t>& reaches() {
+  static std::map<std::uintptr_t, std::size_t> the_reaches;
+  return the_reaches;
+}
 
 Block* current_block = nullptr;
 Schedule current_schedule = Schedule::ascending;
@@ -306,13 +315,23 @@ const ThreadView& this_thread() { return current_block->current_view(); }
 
 void set_schedule(Schedule schedule) { current_schedule = schedule; }
 
-void run_grid(const dim3& grid, const dim3& block, std::size_t shared_bytes, const std::function<void()>& kernel) {
+void check_launch(const dim3& grid, const dim3& block, std::size_t shared_bytes) {
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
   constexpr std::size_t kMaxThreads = 1024;
+  constexpr unsigned kMaxDepth = 64;             // of a block, along z
+  constexpr unsigned kMaxGrid = 65535;           // along y and z
   constexpr std::size_t kMaxShared = 227 << 10;  // of sm_90
   require(threads >= 1 && threads <= kMaxThreads, "simt", "a block has 1 to {} threads; got {}", kMaxThreads, threads);
+  require(block.z <= kMaxDepth, "simt", "a block has at most {} layers of threads; got {}", kMaxDepth, block.z);
+  require(grid.x <= 0x7fffffffU && grid.y <= kMaxGrid && grid.z <= kMaxGrid, "simt",
+          "a grid has at most 2^31 - 1 by {} by {} blocks; got {} by {} by {}", kMaxGrid, kMaxGrid, grid.x, grid.y,
+          grid.z);
   require(shared_bytes <= kMaxShared, "simt", "a block has at most {} bytes of shared memory; got {}", kMaxShared,
           shared_bytes);
+}
+
+void run_grid(const dim3& grid, const dim3& block, std::size_t shared_bytes, const std::function<void()>& kernel) {
+  check_launch(grid, block, shared_bytes);
   static Stacks stacks;
   std::uint32_t seed = 0;
   for (unsigned z = 0; z < grid.z; ++z) {
@@ -328,6 +347,27 @@ void run_grid(const dim3& grid, const dim3& block, std::size_t shared_bytes, con
         }
       }
     }
+  }
+}
+
+void add_reach(const void* begin, std::size_t size_bytes) {
+  reaches()[reinterpret_cast<std::uintptr_t>(begin)] = size_bytes;
+}
+
+void remove_reach(const void* begin) { reaches().erase(reinterpret_cast<std::uintptr_t>(begin)); }
+
+void require_within_reach(const void* argument, std::size_t size_bytes) {
+  // Below lie numbers, two of them in a word, and the shadow of the address sanitizer.
+  constexpr std::uintptr_t kLeast = std::uintptr_t{1} << 45, kMost = std::uintptr_t{1} << 47, kPage = 4096;
+  for (std::size_t at = 0; at + sizeof(std::uintptr_t) <= size_bytes; at += sizeof(std::uintptr_t)) {
+    std::uintptr_t word = 0;
+    std::memcpy(&word, static_cast<const std::byte*>(argument) + at, sizeof word);
+    if (word < kLeast || word >= kMost) continue;
+    auto reach = reaches().upper_bound(word);
+    if (reach != reaches().begin() && word <= std::prev(reach)->first + std::prev(reach)->second) continue;
+    unsigned char resident = 0;
+    const bool mapped = mincore(reinterpret_cast<void*>(word / kPage * kPage), 1, &resident) == 0;
+    require(!mapped, "simt", "a kernel is given the address {:#x} of host memory, which a GPU does not reach", word);
   }
 }
 
@@ -389,3 +429,18 @@ unsigned lane() {
 void fail_in_kernel(const char* what) { fail("simt", "{}", what); }
 
 }  // namespace dino::simt
+
+namespace dino::test {
+
+// In place of memory that a GPU and the host share.
+void* allocate_for_device(std::size_t size_bytes) {
+  void* memory = std::aligned_alloc(64, size_bytes);
+  if (memory != nullptr) simt::add_reach(memory, size_bytes);
+  return memory;
+}
+void free_for_device(void* memory) noexcept {
+  simt::remove_reach(memory);
+  std::free(memory);
+}
+
+}  // namespace dino::test

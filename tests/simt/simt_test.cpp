@@ -179,6 +179,26 @@ TEST_CASE("simt finds planted faults") {
         }).find("less shared memory") != std::string::npos);
 }
 
+TEST_CASE("simt refuses launches that a GPU does not start, and memory that it does not reach") {
+  const auto stream = simt::make_host_stream();
+  const HostArray x = random_normal(DType::float32, {10}, 1);
+  HostArray y(DType::float32, {1});
+  const auto error = [&](const cuda::LaunchShape& shape, const float* from, float* to) {
+    return error_of([&] { cuda::launch(read_at, shape, *stream, from, to, 0); });
+  };
+  CHECK(error({1, 1}, x.as<float>(), y.as<float>()).empty());
+  CHECK(error({dim3(1, 0), 1}, x.as<float>(), y.as<float>()).empty());
+  CHECK(error({dim3(1, 65536), 1}, x.as<float>(), y.as<float>()).find("a grid has at most") != std::string::npos);
+  CHECK(error({1, dim3(1, 1, 65)}, x.as<float>(), y.as<float>()).find("layers of threads") != std::string::npos);
+  CHECK(error({1, 1025}, x.as<float>(), y.as<float>()).find("a block has 1 to") != std::string::npos);
+  CHECK(error({1, 1, 228 << 10}, x.as<float>(), y.as<float>()).find("shared memory") != std::string::npos);
+  // An oracle's array is no device's.
+  float local = 1;
+  const std::vector<float> heap{1};
+  CHECK(error({1, 1}, &local, y.as<float>()).find("host memory") != std::string::npos);
+  CHECK(error({1, 1}, heap.data(), y.as<float>()).find("host memory") != std::string::npos);
+}
+
 TEST_CASE("simt's address sanitizer sees accesses outside of shared memory and of arrays") {
   CHECK(kills([] { error_of_sums<Fault::beyond_shared>(simt::Schedule::ascending); }));
   const auto stream = simt::make_host_stream();

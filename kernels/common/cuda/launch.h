@@ -3,6 +3,11 @@
 #include "kernels/common/array.h"
 #ifdef __CUDACC__
 #include "kernels/common/cuda/check.h"
+
+#include <cxxabi.h>
+
+#include <cstdlib>
+#include <memory>
 #endif
 #include "kernels/common/cuda/device.h"
 #include "kernels/common/gradient_mode.h"
@@ -51,28 +56,52 @@ struct LaunchShape {
 
 #ifdef __CUDACC__
 
+/// Lets a kernel have so much shared memory. Never less than it was let before: a recording that holds a larger launch
+/// may be made executable after a smaller one. An attribute of the kernel, not work for the stream: allowed while the
+/// stream is captured.
+inline void allow_shared_bytes(const void* kernel, std::size_t size_bytes) {
+  constexpr std::size_t kWithoutAsking = 48 << 10;
+  if (size_bytes <= kWithoutAsking) return;
+  cudaFuncAttributes attributes{};
+  DINO_CUDA(cudaFuncGetAttributes(&attributes, kernel));
+  if (static_cast<std::size_t>(attributes.maxDynamicSharedSizeBytes) >= size_bytes) return;
+  DINO_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(size_bytes)));
+}
+
+/// Throws Error that names the kernel.
+[[noreturn]] inline void fail_launch(cudaError_t status, const void* kernel, const LaunchShape& shape) {
+  const char* symbol = nullptr;
+  if (cudaFuncGetName(&symbol, kernel) != cudaSuccess || symbol == nullptr) symbol = "a kernel";
+  const std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr), std::free);
+  cudaGetLastError();
+  fail("cuda", "the launch of {} failed: {} ({}); grid {}×{}×{}, block {}×{}×{}, {} bytes of shared memory",
+       name ? name.get() : symbol, cudaGetErrorString(status), cudaGetErrorName(status), shape.grid.x, shape.grid.y,
+       shape.grid.z, shape.block.x, shape.block.y, shape.block.z, shape.shared_bytes);
+}
+
 /// Puts a kernel on a stream. Throws Error when it cannot be started; what fails later shows in the next call that
 /// waits.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream& stream, const Args&... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   use_device(stream.ordinal());
-  constexpr std::size_t kWithoutAsking = 48 << 10;
-  // An attribute of the kernel, not work for the stream: allowed while the stream is captured.
-  if (shape.shared_bytes > kWithoutAsking) {
-    DINO_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shape.shared_bytes)));
-  }
+  const void* address = reinterpret_cast<const void*>(kernel);
+  allow_shared_bytes(address, shape.shared_bytes);
   kernel<<<shape.grid, shape.block, shape.shared_bytes, static_cast<cudaStream_t>(stream.handle())>>>(
       static_cast<Parameters>(args)...);
-  check(cudaGetLastError(), "kernel launch", __FILE__, __LINE__);
+  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess) [[unlikely]]
+    fail_launch(status, address, shape);
 }
 
 #else
 
-/// Runs a kernel on the host, to its end.
+/// Runs a kernel on the host, to its end. Throws Error for a launch that a GPU refuses, and for an argument that points
+/// to memory which a GPU does not reach.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream& stream, const Args&... args) {
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  simt::check_launch(shape.grid, shape.block, shape.shared_bytes);
+  (simt::check_argument(static_cast<Parameters>(args)), ...);
   simt::submit(stream, [kernel, shape, ... values = static_cast<Parameters>(args)] {
     simt::run_grid(shape.grid, shape.block, shape.shared_bytes, [&] { kernel(values...); });
   });
