@@ -16,9 +16,9 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 /// What the process takes besides tensors, batches and checkpoints: its code and libraries, what oneDNN compiles, the
 /// kernels' scratch memory, stacks. 22 to 32 MiB on an Intel CPU with two threads (docs/planning.md).
 constexpr std::size_t kProgramBytes = 28 * kMiB;
-/// With a GPU: the CUDA runtime's share of the host, and 64 MiB of pinned memory to copy through. From NVIDIA's
+/// With a GPU: the CUDA runtime's share of the host, and up to 256 MiB of pinned memory to copy through. From NVIDIA's
 /// documentation of lazy loading and experience with other programs; not measured with this one.
-constexpr std::size_t kCudaProgramBytes = 700 * kMiB;
+constexpr std::size_t kCudaProgramBytes = 900 * kMiB;
 /// Addresses that a process maps without using them: the heap's growth, stacks of threads, and 256 KiB for each kernel
 /// that oneDNN compiles, which crashes where it gets none. 96 MiB were too few.
 constexpr std::size_t kUnusedAddresses = 192 * kMiB;

@@ -24,7 +24,8 @@ std::vector<std::uint32_t> counted(std::size_t count, std::uint32_t first) {
 
 TEST_CASE("a copy to the GPU may be longer than the staging ring, and the host memory may change at once", "[device]") {
   CudaStream stream(0);
-  constexpr std::size_t kCount = (std::size_t{150} << 20) / sizeof(std::uint32_t) + 3;
+  constexpr std::size_t kRing = cuda::StagingRing::kMostSlots * cuda::StagingRing::kSlotBytes;
+  constexpr std::size_t kCount = kRing / sizeof(std::uint32_t) * 5 / 4 + 3;
   const DeviceBuffer device(0, kCount * sizeof(std::uint32_t), "a test");
   std::vector<std::uint32_t> values = counted(kCount, 7);
   stream.copy_from_host(device.data(), values.data(), device.size());

@@ -4,6 +4,7 @@
 #include "kernels/common/cuda/cublas_lt_api.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -13,9 +14,12 @@
 namespace dino::cuda {
 namespace {
 
-/// For destructors, which say what failed and go on. At the end of a program the runtime may be gone already.
+/// For destructors, which say what failed and go on. At the end of a program the runtime may be gone already. After a
+/// fault of the device every call fails in the same way: it is said once.
 void report(cudaError_t status, const char* call) {
   if (status == cudaSuccess || status == cudaErrorCudartUnloading) return;
+  static std::atomic<cudaError_t> said = cudaSuccess;
+  if (said.exchange(status) == status) return;
   std::fprintf(stderr, "dino_cuda: [cuda] %s failed: %s\n", call, cudaGetErrorString(status));
 }
 #define DINO_CUDA_REPORT(call) report((call), #call)
@@ -113,6 +117,11 @@ Event::~Event() {
   if (handle_ != nullptr) DINO_CUDA_REPORT(cudaEventDestroy(handle_));
 }
 Event::Event(Event&& other) noexcept : ordinal_(other.ordinal_), handle_(std::exchange(other.handle_, nullptr)) {}
+Event& Event::operator=(Event&& other) noexcept {
+  std::swap(ordinal_, other.ordinal_);
+  std::swap(handle_, other.handle_);
+  return *this;
+}
 
 void Event::record(CUstream_st* stream) {
   use_device(ordinal_);
@@ -170,15 +179,33 @@ PinnedBuffer::PinnedBuffer(PinnedBuffer&& other) noexcept
     : ordinal_(other.ordinal_),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, std::size_t{0})) {}
+PinnedBuffer& PinnedBuffer::operator=(PinnedBuffer&& other) noexcept {
+  std::swap(ordinal_, other.ordinal_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
 
-StagingRing::StagingRing(int ordinal, CUstream_st* stream) : stream_(stream), memory_(ordinal, kSlots * kSlotBytes) {
-  for (std::size_t i = 0; i < kSlots; ++i) sent_.emplace_back(ordinal);
+StagingRing::StagingRing(int ordinal, CUstream_st* stream) : ordinal_(ordinal), stream_(stream) { add_slot(); }
+
+void StagingRing::add_slot() {
+  const auto at = slots_.begin() + static_cast<std::ptrdiff_t>(slots_.empty() ? 0 : slot_ + 1);
+  slots_.insert(at, {PinnedBuffer(ordinal_, kSlotBytes), Event(ordinal_)});
 }
 
 void StagingRing::next_slot() {
-  sent_[slot_].record(stream_);
-  slot_ = (slot_ + 1) % kSlots;
-  sent_[slot_].wait();
+  slots_[slot_].sent.record(stream_);
+  std::size_t next = (slot_ + 1) % slots_.size();
+  if (slots_.size() < most_slots_ && !slots_[next].sent.ready()) {
+    try {
+      add_slot();
+      next = slot_ + 1;
+    } catch (const Error&) {
+      most_slots_ = slots_.size();  // the system does not pin more
+    }
+  }
+  slot_ = next;
+  slots_[slot_].sent.wait();
   used_ = 0;
 }
 
@@ -186,7 +213,7 @@ void StagingRing::copy_to_device(std::byte* to, const std::byte* host, std::size
   while (size_bytes > 0) {
     if (used_ == kSlotBytes) next_slot();
     const std::size_t part = std::min(size_bytes, kSlotBytes - used_);
-    std::byte* staged = memory_.data() + slot_ * kSlotBytes + used_;
+    std::byte* staged = slots_[slot_].memory.data() + used_;
     std::memcpy(staged, host, part);
     DINO_CUDA(cudaMemcpyAsync(to, staged, part, cudaMemcpyHostToDevice, stream_));
     // Copies that begin at a multiple of 64 bytes are the fast ones.

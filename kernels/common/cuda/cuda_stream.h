@@ -32,7 +32,7 @@ class Event {
   explicit Event(int ordinal);
   ~Event();
   Event(Event&& other) noexcept;
-  Event& operator=(Event&&) = delete;
+  Event& operator=(Event&& other) noexcept;
   void record(CUstream_st* stream);
   /// What is put on the stream from now on waits for what was on the other one when it was recorded.
   void hold(CUstream_st* stream) const;
@@ -69,7 +69,7 @@ class PinnedBuffer {
   PinnedBuffer(int ordinal, std::size_t size_bytes);
   ~PinnedBuffer();
   PinnedBuffer(PinnedBuffer&& other) noexcept;
-  PinnedBuffer& operator=(PinnedBuffer&&) = delete;
+  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept;
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
 
@@ -79,21 +79,30 @@ class PinnedBuffer {
   std::size_t size_ = 0;
 };
 
-/// A ring of pinned memory on its way to the device: what is copied into it may be forgotten at once, and the host only
-/// waits when it is a whole ring ahead of the device.
+/// A ring of pinned memory on its way to the device: what is copied into it may be forgotten at once. It grows to as
+/// much as the host is ahead of the device, so that the pictures of the next step lie ready while this one runs, up to
+/// kMostSlots; beyond that the host waits.
 class StagingRing {
  public:
+  static constexpr std::size_t kMostSlots = 16;
+  static constexpr std::size_t kSlotBytes = std::size_t{16} << 20;
+
   StagingRing(int ordinal, CUstream_st* stream);
   void copy_to_device(std::byte* to, const std::byte* host, std::size_t size_bytes);
 
  private:
-  static constexpr std::size_t kSlots = 4;
-  static constexpr std::size_t kSlotBytes = std::size_t{16} << 20;
+  struct Slot {
+    PinnedBuffer memory;
+    Event sent;  // its copies have been made
+  };
+  /// Behind the one in use.
+  void add_slot();
   void next_slot();
 
+  int ordinal_;
   CUstream_st* stream_;
-  PinnedBuffer memory_;
-  std::vector<Event> sent_;  // per slot: its copies have been made
+  std::vector<Slot> slots_;
+  std::size_t most_slots_ = kMostSlots;
   std::size_t slot_ = 0;
   std::size_t used_ = 0;  // bytes of the slot
 };
