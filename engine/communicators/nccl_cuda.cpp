@@ -79,6 +79,7 @@ void NcclCommunicator::require_sound() {
   const std::lock_guard lock(mutex_);
   if (failure_.empty()) return;
   thrown_ = true;
+  changed_.notify_all();
   fail("communicator", "{}", failure_);
 }
 
@@ -144,12 +145,16 @@ void NcclCommunicator::note_failure(const std::string& what) {
   failure_ = what;
   const ncclComm_t comm = std::exchange(comm_, nullptr);
   lock.unlock();
-  if (comm != nullptr) api_.abort(comm);
+  // It frees the GPU at once, and comes back when no recorded step holds a collective any more: not before the thread
+  // of the steps has noticed.
+  std::thread aborting;
+  if (comm != nullptr) aborting = std::thread([this, comm] { api_.abort(comm); });
   lock.lock();
   const auto noticed = [&] { return thrown_ || stop_; };
-  if (changed_.wait_for(lock, std::chrono::duration<double>(options_.grace_s), noticed)) return;
+  const bool in_time = changed_.wait_for(lock, std::chrono::duration<double>(options_.grace_s), noticed);
   lock.unlock();
-  options_.give_up("[communicator] " + what);
+  if (!in_time) options_.give_up("[communicator] " + what);
+  if (aborting.joinable()) aborting.join();
 }
 
 void NcclCommunicator::watch() {

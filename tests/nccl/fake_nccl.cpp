@@ -2,10 +2,12 @@
 
 #include "engine/communicators/threads.h"
 
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 /// NCCL's opaque type, as this one has it.
 struct ncclComm {
@@ -49,6 +51,7 @@ ncclResult_t destroy(ncclComm_t comm) {
 }
 
 ncclResult_t abort_comm(ncclComm_t comm) {
+  while (fake_nccl().graphs > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   delete comm;
   ++fake_nccl().aborted;
   return ncclSuccess;

@@ -170,6 +170,28 @@ TEST_CASE("a collective that hangs times out with its name, also within a replay
   CHECK(fake_nccl().destroyed == 0);
 }
 
+TEST_CASE("a process that does not notice a failure ends, though recorded steps keep NCCL from being aborted") {
+  reset_fake_nccl();
+  fake_nccl().graphs = 1;
+  std::atomic<int> given_up = 0;
+  Setup setup{.timeout_s = 0.2, .grace_s = 0.2, .give_up = [&](const std::string&) {
+                ++given_up;
+                fake_nccl().graphs = 0;  // as the end of the process would
+              }};
+  const auto errors = on_ranks(1, setup, [&](Communicator& communicator) {
+    const auto stream = make_cpu_stream();
+    std::vector<float> values(3);
+    communicator.step_started(0);
+    fake_nccl().hangs = true;
+    communicator.all_reduce_sum(Array(values.data(), Shape{3}), *stream, "losses");
+    for (int i = 0; i < 1000 && given_up == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    communicator.step_finished(0);
+  });
+  CHECK(given_up == 1);
+  CHECK(contains(errors[0], "\"losses\" timed out after 0.2 s"));
+  CHECK(fake_nccl().aborted == 1);
+}
+
 TEST_CASE("NCCL itself is found, and has the functions that are used") {
   int version = 0;
   REQUIRE(nccl_library().version(&version) == ncclSuccess);
