@@ -84,7 +84,7 @@ StudentTeacher::StudentTeacher(Context& context, Communicator& communicator, con
       store_(context, layout_, compute_type, ParameterStore::Role::training),
       gradient_sums_(context, communicator, layout_, store_.gradient,
                      {.type = config.gradient_sums == "bf16" ? DType::bfloat16 : DType::float32,
-                      .bucket_bytes = std::int64_t{config.bucket_mb} << 20}),
+                      .bucket_bytes = std::max(std::int64_t{1}, std::int64_t{config.bucket_mb} << 20)}),
       packer_(context, config.patch_size),
       center_(context.zeros({config.out_dim}, DType::float32)),
       update_counts_(layout_.infos().size(), 0),

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <utility>
 #include <vector>
 
 namespace dino::test {
@@ -15,6 +16,7 @@ namespace {
 
 constexpr const char* kWhere = "fake cuBLASLt";
 int products = 0;
+FakeCublasRunner run_product = [](void*, const std::function<void()>& product) { product(); };
 
 struct Operation : cublasLtMatmulDescOpaque_t {
   cublasComputeType_t compute{};
@@ -37,7 +39,7 @@ struct Preference : cublasLtMatmulPreferenceOpaque_t {
 struct Choice {
   std::uint64_t magic;
   std::uint32_t alignment[4];
-  std::uint32_t bias_alignment;
+  std::uint64_t workspace_bytes;
 };
 constexpr std::uint64_t kMagic = 0xa160717431;
 static_assert(sizeof(Choice) <= sizeof(cublasLtMatmulAlgo_t::data));
@@ -165,8 +167,7 @@ cublasStatus_t heuristic(cublasLtHandle_t, cublasLtMatmulDesc_t operation_, cubl
   *found = 0;
   const std::uint32_t least = *std::min_element(std::begin(preference.alignment), std::end(preference.alignment));
   if (a.type == CUDA_R_16BF && least < 4) return CUBLAS_STATUS_NOT_SUPPORTED;
-  const auto bias = reinterpret_cast<std::uintptr_t>(operation.bias);
-  Choice choice{.magic = kMagic, .alignment = {}, .bias_alignment = static_cast<std::uint32_t>(bias & (~bias + 1))};
+  Choice choice{.magic = kMagic, .alignment = {}, .workspace_bytes = preference.workspace};
   std::copy(std::begin(preference.alignment), std::end(preference.alignment), choice.alignment);
   std::memcpy(results[0].algo.data, &choice, sizeof(choice));
   results[0].state = CUBLAS_STATUS_SUCCESS;
@@ -180,39 +181,21 @@ float load(const void* data, cudaDataType_t type, std::int64_t i) {
                             : static_cast<float>(static_cast<const BFloat16*>(data)[i]);
 }
 
-cublasStatus_t matmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation_, const void* alpha_, const void* a,
-                      cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
-                      const void* beta_, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
-                      cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
-                      std::size_t workspace_bytes, cudaStream_t) {
-  const auto& operation = *static_cast<Operation*>(operation_);
-  const auto& la = *static_cast<Layout*>(a_layout);
-  const auto& lb = *static_cast<Layout*>(b_layout);
-  const auto& lc = *static_cast<Layout*>(c_layout);
-  const auto& ld = *static_cast<Layout*>(d_layout);
-  const Size size = size_of_product(operation, la, lb, lc, ld);
-  require(algorithm != nullptr, kWhere, "no algorithm");
-  Choice choice;
-  std::memcpy(&choice, algorithm->data, sizeof(choice));
-  require(choice.magic == kMagic, kWhere, "the algorithm was not chosen by the heuristic");
-  const void* addresses[] = {a, b, c, d};
-  for (int i = 0; i < 4; ++i) {
-    require(is_multiple(addresses[i], choice.alignment[i]), kWhere, "matrix {} is less aligned than was promised", i);
-  }
-  require(workspace != nullptr && is_multiple(workspace, 256), kWhere, "no workspace, or not aligned");
-  std::memset(workspace, 0xff, std::min<std::size_t>(workspace_bytes, 4096));
-  const float alpha = *static_cast<const float*>(alpha_);
-  const float beta = *static_cast<const float*>(beta_);
-  require(c == d && lc.leading == ld.leading, kWhere, "C and D differ");
-  const bool has_bias = operation.epilogue == CUBLASLT_EPILOGUE_BIAS;
-  if (has_bias) {
-    require(is_multiple(operation.bias, choice.bias_alignment), kWhere, "the bias is less aligned than was promised");
-  }
+struct Matrices {
+  const void* a;
+  const void* b;
+  const void* c;
+  void* d;
+  Layout a_layout, b_layout, c_layout, d_layout;
+};
 
-  // Outer products, column of D by column: nothing like the kernel's order, and quick enough.
+/// Outer products, column of D by column: nothing like the kernel's order, and quick enough.
+void compute(const Operation& operation, const Size& size, float alpha, float beta, const Matrices& matrices) {
+  const auto& [a, b, c, d, la, lb, lc, ld] = matrices;
   std::vector<float> column(static_cast<std::size_t>(size.m));
   const bool ta = operation.transpose_a == CUBLAS_OP_T;
   const bool tb = operation.transpose_b == CUBLAS_OP_T;
+  const bool has_bias = operation.epilogue == CUBLASLT_EPILOGUE_BIAS;
   for (std::int64_t j = 0; j < size.n; ++j) {
     std::fill(column.begin(), column.end(), 0.0F);
     for (std::int64_t l = 0; l < size.k; ++l) {
@@ -234,6 +217,45 @@ cublasStatus_t matmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation_, const v
       }
     }
   }
+}
+
+cublasStatus_t matmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation_, const void* alpha_, const void* a,
+                      cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
+                      const void* beta_, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
+                      cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
+                      std::size_t workspace_bytes, cudaStream_t stream) {
+  const auto& operation = *static_cast<Operation*>(operation_);
+  const Matrices matrices{a,
+                          b,
+                          c,
+                          d,
+                          *static_cast<Layout*>(a_layout),
+                          *static_cast<Layout*>(b_layout),
+                          *static_cast<Layout*>(c_layout),
+                          *static_cast<Layout*>(d_layout)};
+  const Size size =
+      size_of_product(operation, matrices.a_layout, matrices.b_layout, matrices.c_layout, matrices.d_layout);
+  require(algorithm != nullptr, kWhere, "no algorithm");
+  Choice choice;
+  std::memcpy(&choice, algorithm->data, sizeof(choice));
+  require(choice.magic == kMagic, kWhere, "the algorithm was not chosen by the heuristic");
+  const void* addresses[] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i) {
+    require(is_multiple(addresses[i], choice.alignment[i]), kWhere, "matrix {} is less aligned than was promised", i);
+  }
+  require(workspace != nullptr && is_multiple(workspace, 256), kWhere, "no workspace, or not aligned");
+  require(workspace_bytes >= choice.workspace_bytes, kWhere, "the workspace is smaller than was promised");
+  const float alpha = *static_cast<const float*>(alpha_);
+  const float beta = *static_cast<const float*>(beta_);
+  require(c == d && matrices.c_layout.leading == matrices.d_layout.leading, kWhere, "C and D differ");
+  if (operation.epilogue == CUBLASLT_EPILOGUE_BIAS) {
+    // No preference speaks of the bias: kernels take it for one of 16 bytes.
+    require(operation.bias != nullptr && is_multiple(operation.bias, 16), kWhere, "the bias is at no multiple of 16");
+  }
+  run_product(stream, [=] {
+    std::memset(workspace, 0xff, std::min<std::size_t>(workspace_bytes, 4096));
+    compute(operation, size, alpha, beta, matrices);
+  });
   ++products;
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -258,5 +280,7 @@ const cuda::CublasLtApi& fake_cublas_lt() {
 }
 
 int fake_cublas_lt_products() { return products; }
+
+void run_fake_products_by(FakeCublasRunner runner) { run_product = std::move(runner); }
 
 }  // namespace dino::test

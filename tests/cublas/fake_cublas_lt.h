@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 namespace dino::cuda {
 struct CublasLtApi;
 }
@@ -14,5 +16,9 @@ const cuda::CublasLtApi& fake_cublas_lt();
 
 /// How many products it has done.
 int fake_cublas_lt_products();
+
+/// What puts a product on a stream (cudaStream_t); at first it is done at once.
+using FakeCublasRunner = std::function<void(void* stream, const std::function<void()>& product)>;
+void run_fake_products_by(FakeCublasRunner runner);
 
 }  // namespace dino::test

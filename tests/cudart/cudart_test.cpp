@@ -1,0 +1,229 @@
+// The back end on a runtime that refuses what a real one refuses; and that this runtime does refuse it.
+#include "engine/context_cuda.h"
+#include "kernels/common/cuda/check.h"
+#include "kernels/common/cuda/cuda_stream.h"
+#include "tests/cudart/fake_cudart.h"
+#include "tests/support/catch.h"
+#include "tests/support/errors.h"
+#include "tests/support/every_context.h"
+#include "tests/support/lone_communicator.h"
+#include "tests/support/tiny_training.h"
+#include "train/student_teacher.h"
+
+#include <numeric>
+#include <vector>
+
+namespace dino::test {
+namespace {
+
+using cuda::CudaStream;
+using cuda::DeviceBuffer;
+using cuda::Event;
+using cuda::PinnedBuffer;
+
+cudaStream_t handle_of(Stream& stream) { return static_cast<cudaStream_t>(stream.handle()); }
+
+/// Sets the runtime back to what it was, whatever a test has made of it.
+class Untouched {
+ public:
+  Untouched() { reset_fake_cuda(); }
+  ~Untouched() {
+    reset_fake_cuda();
+    const FakeCuda& now = fake_cuda();
+    CHECK(now.graphs == 0);
+    CHECK(now.pinned_bytes == 0);
+    fake_cuda() = {};
+  }
+  Untouched(const Untouched&) = delete;
+  Untouched& operator=(const Untouched&) = delete;
+};
+
+TEST_CASE("a capture ends with an error after what it does not allow", "[device]") {
+  const Untouched untouched;
+  CudaStream stream(0), other(0);
+  const DeviceBuffer device(0, 64, "a test");
+  PinnedBuffer pinned(0, 64);
+  Event event(0);
+  std::vector<std::byte> pageable(64);
+  const auto captured = [&](const std::function<void()>& work) {
+    REQUIRE(stream.begin_recording());
+    work();
+    const std::string error = error_of([&] { stream.end_recording()->replay(); });
+    cudaGetLastError();
+    return error;
+  };
+  CHECK(captured([&] { stream.zero(device.data(), 64); }).empty());
+  CHECK(contains(captured([&] { CHECK(cudaStreamSynchronize(handle_of(stream)) != cudaSuccess); }), "Invalidated"));
+  CHECK(contains(captured([&] {
+                   CHECK(cudaMemcpyAsync(pageable.data(), device.data(), 64, cudaMemcpyDeviceToHost,
+                                         handle_of(stream)) != cudaSuccess);
+                 }),
+                 "Invalidated"));
+  // What runs beside the capture is no part of it.
+  event.record(handle_of(other));
+  CHECK(contains(captured([&] { CHECK_THROWS_AS(event.hold(handle_of(stream)), Error); }), "Invalidated"));
+  // A stream that was waited for, and has not come back.
+  CHECK(contains(captured([&] {
+                   other.wait_for(stream);
+                   other.zero(device.data(), 64);
+                 }),
+                 "Unjoined"));
+  CHECK(captured([&] {
+          other.wait_for(stream);
+          other.zero(device.data(), 64);
+          stream.wait_for(other);
+        }).empty());
+  // An event of a capture says nothing to the host.
+  REQUIRE(stream.begin_recording());
+  event.record(handle_of(stream));
+  CHECK_THROWS_AS(event.ready(), Error);
+  stream.cancel_recording();
+  event.record(handle_of(stream));
+  event.wait();
+}
+
+TEST_CASE("copies are within their allocations and to the device from pinned memory", "[device]") {
+  const Untouched untouched;
+  CudaStream stream(0);
+  const DeviceBuffer device(0, 64, "a test");
+  const PinnedBuffer pinned(0, 128);
+  std::vector<std::byte> pageable(64);
+  const auto copy = [&](void* to, const void* from, std::size_t size_bytes, cudaMemcpyKind kind) {
+    const cudaError_t status = cudaMemcpyAsync(to, from, size_bytes, kind, handle_of(stream));
+    cudaGetLastError();
+    return status;
+  };
+  CHECK(copy(device.data(), pinned.data(), 64, cudaMemcpyHostToDevice) == cudaSuccess);
+  CHECK(copy(device.data(), pinned.data(), 64, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+  CHECK_THROWS_AS(copy(device.data(), pinned.data(), 65, cudaMemcpyHostToDevice), Error);
+  CHECK_THROWS_AS(copy(device.data(), pageable.data(), 64, cudaMemcpyHostToDevice), Error);
+  CHECK_THROWS_AS(stream.zero(device.data() + 1, 64), Error);
+}
+
+TEST_CASE("why there is no GPU is said in words of what can be done", "[device]") {
+  const Untouched untouched;
+  FakeCuda& cuda = fake_cuda();
+  CHECK(survey_cuda().devices.size() == 2);
+  const auto obstacle = [&](cudaError_t status, int driver) {
+    cuda.count_status = status;
+    cuda.driver_version = driver;
+    const CudaSurvey survey = survey_cuda();
+    CHECK(survey.devices.empty());
+    CHECK(cudaGetLastError() == cudaSuccess);
+    return survey.obstacle;
+  };
+  CHECK(contains(obstacle(cudaErrorInsufficientDriver, 0), "there is no NVIDIA driver (libcuda.so.1)"));
+  CHECK(contains(obstacle(cudaErrorInsufficientDriver, 12080), "too old; got CUDA 12.8, expected 13.0 or later"));
+  CHECK(contains(obstacle(cudaErrorNoDevice, 13000), "the NVIDIA driver sees no card"));
+  CHECK(contains(obstacle(cudaErrorSystemNotReady, 13000), "the NVIDIA driver fails"));
+  cuda = {};
+  cuda.major = 7;
+  CHECK(contains(survey_cuda().obstacle, "has compute capability 7.0; expected 8.0 or later"));
+}
+
+TEST_CASE("the pictures of the next steps lie ready while the device is busy", "[device]") {
+  const Untouched untouched;
+  constexpr std::int64_t kSlot = cuda::StagingRing::kSlotBytes, kMost = cuda::StagingRing::kMostSlots;
+  CudaStream stream(0);
+  const DeviceBuffer device(0, static_cast<std::size_t>(2 * kMost * kSlot), "a test");
+  std::vector<std::uint32_t> values(device.size() / sizeof(std::uint32_t));
+  std::iota(values.begin(), values.end(), 5U);
+  const auto send = [&](std::int64_t slot, std::int64_t slots) {
+    stream.copy_from_host(device.data() + slot * kSlot,
+                          reinterpret_cast<const std::byte*>(values.data()) + slot * kSlot,
+                          static_cast<std::size_t>(slots * kSlot));
+  };
+  send(0, 1);
+  CHECK(fake_cuda().pinned_bytes == kSlot);
+  send(1, kMost / 2 - 1);
+  CHECK(fake_cuda().pinned_bytes >= kMost / 4 * kSlot);
+  CHECK(fake_cuda().waits == 0);
+  send(kMost / 2, 3 * kMost / 2);
+  CHECK(fake_cuda().pinned_bytes <= kMost * kSlot);
+  std::vector<std::uint32_t> got(values.size());
+  stream.copy_to_host(got.data(), device.data(), device.size());
+  CHECK(got == values);
+  // Where the device keeps up, the ring stays small.
+  CudaStream idle(0);
+  const std::int64_t before = fake_cuda().pinned_bytes;
+  for (int i = 0; i < 8; ++i) {
+    idle.copy_from_host(device.data(), values.data(), static_cast<std::size_t>(kSlot));
+    idle.synchronize();
+  }
+  CHECK(fake_cuda().pinned_bytes - before <= 2 * kSlot);
+}
+
+TEST_CASE("two devices in turn, whichever is the thread's", "[device]") {
+  const Untouched untouched;
+  const std::unique_ptr<Context> contexts[] = {make_cuda_context(0, 0.2), make_cuda_context(1, 0.2)};
+  const std::vector<float> values{1, 2, 3};
+  for (int round = 0; round < 2; ++round) {
+    for (const auto& context : contexts) {
+      const auto other = context->stream().make_side_stream();
+      const Tensor x = context->from_host(ConstArray(values.data(), Shape{3}));
+      other->wait_for(context->stream());
+      Tensor y = context->empty({3}, DType::float32);
+      other->copy(y.data(), x.data(), y.size_bytes());
+      cuda::use_device(round);
+      context->stream().wait_for(*other);
+      const auto copy = context->stream().make_host_copy(12);
+      copy->start({{y.data(), 12}});
+      CHECK(reinterpret_cast<const float*>(copy->wait())[2] == 3);
+    }
+  }
+}
+
+/// Two ranks that have the same numbers: a sum doubles them, as work of the stream that it is put on.
+class EqualRanks final : public LoneCommunicator {
+ public:
+  int size() const override { return 2; }
+  void all_reduce_sum(const Array& values, Stream& stream, std::string_view) override {
+    put_on_stream(handle_of(stream), [values] {
+      for (std::int64_t i = 0; i < values.size(); ++i) store_double(values, i, 2 * load_double(values, i));
+    });
+  }
+};
+
+void check_equal_ranks(Context& context);
+TEST_CASE("steps whose gradients are summed beside backward are those of one rank", "[device]") {
+  const Untouched untouched;
+  every_context(check_equal_ranks);
+}
+void check_equal_ranks(Context& context) {
+  TrainConfig config = tiny_config();
+  config.depth = 1;
+  config.bucket_mb = 0;  // a sum for each parameter
+  SingleProcess single;
+  EqualRanks ranks;
+  StudentTeacher alone(context, single, config, DType::float32), summed(context, ranks, config, DType::float32);
+  TrainingCrops crops;
+  for (const auto& [views, size_px] :
+       {std::pair{2, config.global_crops_size}, std::pair{config.local_crops_number, config.local_crops_size}}) {
+    crops.groups.push_back({context.from_host(
+        random_normal(DType::float32, {views * config.batch_size_per_gpu, 3, size_px, size_px}, crops.groups.size()))});
+  }
+  for (int b = 0; b < config.batch_size_per_gpu; ++b) crops.samples.push_back(static_cast<std::uint64_t>(b));
+  for (std::uint64_t step = 0; step < 4; ++step) {
+    const StepValues values{.lr = 1e-3,
+                            .weight_decay = 0.04,
+                            .teacher_momentum = 0.9,
+                            .teacher_temp = 0.04,
+                            .freeze_last_layer = false,
+                            .step = step};
+    double losses[2];
+    for (StudentTeacher* networks : {&alone, &summed}) {
+      networks->run_micro_batch(crops, values);
+      networks->update(values);
+      losses[networks == &summed] = networks->wait().loss;
+    }
+    INFO("step " << step);
+    CHECK(losses[0] > 0);
+    CHECK(losses[1] == losses[0]);
+  }
+  CHECK(summed.replays() == 6);
+  check_close(to_host(context, summed.store().student), to_host(context, alone.store().student), 0.0, "student");
+  check_close(to_host(context, summed.store().teacher), to_host(context, alone.store().teacher), 0.0, "teacher");
+}
+
+}  // namespace
+}  // namespace dino::test
