@@ -4,12 +4,9 @@
 #include "tests/support/catch.h"
 
 #include <cstdio>
-#include <cstdlib>
 
 int main(int argc, char** argv) {
   constexpr int kSkipped = 77;
-  // A launch returns when its kernel has finished, so that a test may look at the result on the host at once.
-  setenv("CUDA_LAUNCH_BLOCKING", "1", 1);
   const dino::CudaSurvey survey = dino::survey_cuda();
   if (survey.devices.empty()) {
     std::printf("SKIPPED: %s\n", survey.obstacle.c_str());

@@ -6,6 +6,8 @@
 #include "tests/support/every_stream.h"
 #include "tests/support/test_memory.h"
 
+#include <cstdio>
+
 namespace dino::test {
 namespace {
 
@@ -40,6 +42,20 @@ void* allocate_for_device(std::size_t size_bytes) {
 }
 
 void free_for_device(void* memory) noexcept { has_managed_memory() ? cudaFree(memory) : cudaFreeHost(memory); }
+
+TestStream::TestStream(int ordinal) : CudaStream(ordinal) { observe(this); }
+
+void TestStream::begin(const Operation& operation) { operations_.push_back(operation.name); }
+
+void TestStream::end() noexcept {
+  const std::string_view operation = operations_.back();
+  operations_.pop_back();
+  const cudaError_t status = cudaStreamSynchronize(static_cast<cudaStream_t>(handle()));
+  if (status == cudaSuccess) return;
+  // No exception comes out of here; the next call to CUDA meets the same.
+  std::fprintf(stderr, "the GPU fails in %.*s: %s\n", static_cast<int>(operation.size()), operation.data(),
+               cudaGetErrorString(status));
+}
 
 void* TestStream::scratch(std::size_t size_bytes) {
   void* memory = CudaStream::scratch(size_bytes);
