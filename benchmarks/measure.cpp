@@ -152,7 +152,9 @@ Roofline measure_roofline(Context& context, ColdCache& cold, const MeasureOption
   Roofline roofline;
   Stream& stream = context.stream();
   {
-    const Tensor from = context.zeros({std::int64_t{16} << 20}, DType::float32);
+    // A GPU takes as long to come up to speed as to copy a few megabytes.
+    const std::int64_t count = std::int64_t{context.device() == Device::cpu ? 16 : 256} << 20;
+    const Tensor from = context.zeros({count}, DType::float32);
     const Tensor to = context.zeros(from.shape(), from.dtype());
     Prepared copy;
     copy.run = [&] {

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Makes a folder that runs on another machine: one with an NVIDIA driver, and with neither the toolkit nor a package registry.
 #   ./scripts/bundle.sh                  build/bundle/dino_cuda-VERSION/
-#   ./scripts/bundle.sh --tar            and a .tar.gz of it
+#   ./scripts/bundle.sh --tar            and a .tar.xz of it
 #   ./scripts/bundle.sh --no-cublas      leaves cuBLASLt out (half a gigabyte), for machines that have it
 #   ./scripts/bundle.sh --no-cudnn       leaves cuDNN out (half a gigabyte): `dino_cuda bench` then compares with what the machine has
+#   ./scripts/bundle.sh --no-nvidia      leaves out all of NVIDIA's, for machines with a toolkit, or with PyTorch and its packages
+#   ./scripts/bundle.sh --no-recordings  leaves out what the tests compare with: there, DINO_GOLDEN_DIR=CHECKOUT/tests/golden ./gpu_check.sh
 # There: ./gpu_check.sh, or ./dino_cuda. The folder may lie anywhere. It holds the program, the GPU's tests and the benchmarks, the
 # recordings that the tests compare with, PyTorch's step, for which PyTorch must be there, and the shared libraries of all of these.
 set -euo pipefail
@@ -12,12 +14,16 @@ cd "$(dirname "$0")/.."
 tar=no
 cublas=yes
 cudnn=yes
+others=yes
+recordings=yes
 for argument in "$@"; do
   case "$argument" in
     --tar) tar=yes ;;
     --no-cublas) cublas=no ;;
     --no-cudnn) cudnn=no ;;
-    *) echo "bundle.sh: unknown option $argument; expected --tar, --no-cublas or --no-cudnn" >&2; exit 2 ;;
+    --no-nvidia) cublas=no cudnn=no others=no ;;
+    --no-recordings) recordings=no ;;
+    *) echo "bundle.sh: unknown option $argument; expected --tar, --no-cublas, --no-cudnn, --no-nvidia or --no-recordings" >&2; exit 2 ;;
   esac
 done
 [ -n "${DINO_BUNDLE_NO_BUILD:-}" ] || ./scripts/build.sh -DDINO_TESTS=ON -DDINO_BENCHMARKS=ON -DDINO_CUDA=ON
@@ -29,7 +35,7 @@ mkdir -p "$folder/lib/glibc" "$folder/tests" "$folder/scripts"
 cp dino_cuda build/tests/device/device_test "$folder/"
 cp build/benchmarks/*_benchmark "$folder/"
 strip "$folder/dino_cuda" "$folder/device_test" "$folder"/*_benchmark
-cp -r tests/golden "$folder/tests/"
+[ "$recordings" = no ] || cp -r tests/golden "$folder/tests/"
 cp -r configs "$folder/"
 cp scripts/gpu_check.sh scripts/pytorch_step.py "$folder/scripts/"
 cp LICENSE README.md CHANGELOG.md "$folder/"
@@ -78,11 +84,11 @@ if [ "$cudnn" = yes ]; then
   fi
 fi
 # What several GPUs and several machines need: NCCL, and the module for MPI, whose library is the other machine's.
-copy_opened libnccl || true
+[ "$others" = no ] || copy_opened libnccl || true
 [ ! -f build/lib/libdino_mpi.so ] || cp build/lib/libdino_mpi.so "$folder/lib/"
 # The sanitizer brings its own folder, of which it needs all.
 for sanitizer in "$toolkit/compute-sanitizer" "$toolkit/extras/compute-sanitizer"; do
-  if [ -x "$sanitizer/compute-sanitizer" ]; then
+  if [ "$others" = yes ] && [ -x "$sanitizer/compute-sanitizer" ]; then
     cp -rL "$sanitizer" "$folder/compute-sanitizer"
     break
   fi
@@ -93,6 +99,6 @@ missing=$(env -i PATH=/usr/bin:/bin ldd "$folder/dino_cuda" "$folder/device_test
 [ -z "$missing" ] || { printf 'bundle.sh: libraries are missing:\n%s\n' "$missing" >&2; exit 1; }
 echo "$folder: $(du -sh "$folder" | cut -f1)"
 if [ "$tar" = yes ]; then
-  tar -C "$(dirname "$folder")" -czf "$folder.tar.gz" "$(basename "$folder")"
-  echo "$folder.tar.gz: $(du -sh "$folder.tar.gz" | cut -f1)"
+  XZ_OPT='-6 -T0' tar -C "$(dirname "$folder")" -cJf "$folder.tar.xz" "$(basename "$folder")"
+  echo "$folder.tar.xz: $(du -sh "$folder.tar.xz" | cut -f1)"
 fi

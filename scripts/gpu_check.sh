@@ -1,26 +1,37 @@
 #!/usr/bin/env bash
 # The one command for a machine with an NVIDIA GPU, from a checkout (which it builds) or from a bundle (scripts/bundle.sh):
-#   every test case with the tag [device] on the GPU, against the oracles and the recordings;
+#   the program's self-test, and every test case with the tag [device], on the GPU, against the oracles and the recordings;
 #   a short training run on the CPU and on the GPU from one seed, compared step by step;
-#   the speed of the training step beside PyTorch's, where there is PyTorch, and of every operation beside cuDNN's;
+#   the speed of training from pictures on the disk; of the training step beside PyTorch's, where there is PyTorch; and of every
+#   operation beside cuDNN's;
 #   compute-sanitizer over the kernels' tests;
-#   a table of all that, last. Logs are in gpu_check/.
+#   a table of all that, last. Logs are in gpu_check/ (the table, as far as it has come, in table.txt), and packed in
+#   gpu_check.tar.gz.
 #   ./scripts/gpu_check.sh [--quick]     --quick leaves the benchmarks and the sanitizer out
+#   ./scripts/gpu_check.sh --seconds 480 in less than the ten minutes, the build not counted
+#   ./scripts/gpu_check.sh --only 'training|.*attention.*'       some stages, by the table's names
 #   ./scripts/gpu_check.sh --rehearse    without a GPU: the same steps on the CPU at small sizes, to see that all of this works
 #   DINO_PYTHON=/opt/torch/bin/python ./scripts/gpu_check.sh     a Python that has PyTorch
-# Ends with 0 when everything passed, 1 when something failed, 77 (SKIPPED, with the reason) where there is no GPU. Takes at most ten
-# minutes after the build; what is left over of them goes to the sanitizer.
+# Ends with 0 when everything passed, 1 when something failed, 77 (SKIPPED, with the reason) where there is no GPU. A stage that fails or
+# hangs does not keep the others from running. What is left over of the time goes to the sanitizer.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+[ -z "${DINO_GOLDEN_DIR:-}" ] || DINO_GOLDEN_DIR=$(realpath "$DINO_GOLDEN_DIR")
+cd "$(dirname "$0")/.." || exit 1
 quick=no
 rehearse=no
-for argument in "$@"; do
-  case "$argument" in
+only='.*'
+seconds=590
+while [ $# -gt 0 ]; do
+  case "$1" in
     --quick) quick=yes ;;
     --rehearse) rehearse=yes ;;
-    *) echo "gpu_check.sh: unknown option $argument; expected --quick or --rehearse" >&2; exit 2 ;;
+    --seconds) seconds=${2:-}; shift ;;
+    --only) only=${2:-}; shift ;;
+    *) echo "gpu_check.sh: unknown option $1; expected --quick, --seconds N, --only STAGES or --rehearse" >&2; exit 2 ;;
   esac
+  shift
 done
+[[ $seconds =~ ^[1-9][0-9]*$ && -n $only ]] || { echo "gpu_check.sh: --seconds takes a number, --only a pattern of stages" >&2; exit 2; }
 readonly kSkipped=77
 begin=$(date +%s)
 
@@ -43,14 +54,22 @@ elif [ -f CMakeLists.txt ]; then
 else
   tests=.
 fi
-export DINO_GOLDEN_DIR=$PWD/tests/golden
+export DINO_GOLDEN_DIR=${DINO_GOLDEN_DIR:-$PWD/tests/golden}
+[ -f "$DINO_GOLDEN_DIR/photo.jpg" ] || { echo "FAILED: there are no recordings in $DINO_GOLDEN_DIR; try DINO_GOLDEN_DIR=CHECKOUT/tests/golden"; exit 1; }
 logs=$PWD/gpu_check
-rm -rf "$logs" && mkdir -p "$logs"
+rm -rf "$logs" "$logs.tar.gz" && mkdir -p "$logs"
+
+# NVIDIA's libraries that lie neither beside the program nor in a toolkit: those that PyTorch's packages bring along.
+python=${DINO_PYTHON:-python3}
+packaged=$("$python" -c '
+import glob, sysconfig
+print(":".join(sorted({f for name in ("purelib", "platlib") for f in glob.glob(sysconfig.get_path(name) + "/nvidia/*/lib")})))' 2>/dev/null)
+[ -z "$packaged" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$packaged
 
 # Where this machine's C library is too old for a bundle's programs, the bundle's own is used.
 start=$logs/start
 if [ -d lib/glibc ] && ! ./dino_cuda --version >/dev/null 2>&1; then
-  printf '#!/bin/sh\nexec "%s/lib/glibc/ld-linux-x86-64.so.2" --library-path "%s/lib:%s/lib/glibc" "$@"\n' "$PWD" "$PWD" "$PWD" >"$start"
+  printf '#!/bin/sh\nexec "%s/lib/glibc/ld-linux-x86-64.so.2" --library-path "%s/lib:%s/lib/glibc:%s" "$@"\n' "$PWD" "$PWD" "$PWD" "${LD_LIBRARY_PATH:-}" >"$start"
 else
   printf '#!/bin/sh\nexec "$@"\n' >"$start"
 fi
@@ -58,6 +77,8 @@ chmod +x "$start"
 "$start" ./dino_cuda --version || { echo "FAILED: the program does not start"; exit 1; }
 
 # ------------------------------------------------------------------------------------------------------------- the machine
+watcher=
+trap '[ -z "$watcher" ] || kill "$watcher" 2>/dev/null' EXIT
 if [ $rehearse = no ]; then
   if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=index,name,driver_version,memory.total,memory.used,compute_cap,clocks.max.sm,power.limit --format=csv ||
@@ -68,13 +89,21 @@ if [ $rehearse = no ]; then
     cat "$logs/files.txt"
     exit $kSkipped
   fi
+  # What the card does all the while. As long as somebody holds it, processes that come and go need not wake it up.
+  if command -v nvidia-smi >/dev/null; then
+    nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,temperature.gpu,power.draw,utilization.gpu,memory.used --format=csv --loop=2 \
+      >"$logs/card.csv" 2>&1 </dev/null &
+    watcher=$!
+  fi
 fi
 # On a GPU the official network and step; in a rehearsal, small ones.
 export device=cuda
 step=(--arch vit_small --batch 64)
 step_fp32=(--arch vit_small --batch 32)
 steps=(--steps 20 --warmup 5)
-operations=()
+# As many images as a step has: kernels that take microseconds say nothing of a GPU.
+operations=(--images 64)
+loading=(--arch vit_small --batch_size_per_gpu 64) loading_steps=150
 amp=amp compile=--compile
 if [ $rehearse = yes ]; then
   device=cpu
@@ -82,6 +111,8 @@ if [ $rehearse = yes ]; then
   step=(--arch vit_tiny --depth 1 --global_crops_size 32 --local_crops_size 16 --local_crops_number 2 --out_dim 64 --batch 2)
   step_fp32=("${step[@]}")
   steps=(--steps 2 --warmup 1)
+  loading=(--arch vit_tiny --depth 1 --global_crops_size 32 --local_crops_size 16 --local_crops_number 2 --out_dim 64 --batch_size_per_gpu 2)
+  loading_steps=6
   operations=(--shape tiny --repetitions 1 --seconds 0.1)
   amp=bf16 compile=
 fi
@@ -89,36 +120,48 @@ fi
 # --------------------------------------------------------------------------------------------------------------- the stages
 rows=()
 failed=0
-left() { echo $((590 - ($(date +%s) - begin))); }
+left() { echo $((seconds - ($(date +%s) - begin))); }
 print_table() {
   echo
   printf '%-28s %-24s %7s  %s\n' stage result time detail
   printf '%s\n' "${rows[@]}"
-  echo "$(($(date +%s) - begin)) s in all; logs in $logs"
+  echo "$(($(date +%s) - begin)) s in all; logs in $logs and $logs.tar.gz"
 }
+# Ends what a stage has left behind: a program that waits for a GPU for ever does not heed SIGTERM. timeout leads a group of its own.
 child=
-trap 'kill $child 2>/dev/null; print_table; echo "FAILED: stopped"; exit 1' INT TERM
+end_stage() { [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null; child=; }
+pack_logs() { tar -czf "$logs.tar.gz" -C "$(dirname "$logs")" "$(basename "$logs")" 2>/dev/null; }
+trap 'end_stage; print_table; pack_logs; echo "FAILED: stopped"; exit 1' INT TERM
+add_row() {
+  rows+=("$(printf '%-28s %-24s %5d s  %s' "$@")")
+  echo "${rows[-1]}"
+  echo "${rows[-1]}" >>"$logs/table.txt"
+}
 # stage NAME SECONDS COMMAND…: runs it with a time limit, its output in a log; the last line of the log, or what detail_NAME makes of
 # it, goes to the table.
 stage() {
   local name=$1 limit=$2 log=$logs/$1.log began status result detail
+  [[ $name =~ ^($only)$ ]] || return 0
   shift 2
   began=$(date +%s)
   [ "$limit" -lt "$(left)" ] || limit=$(left)
   if [ "$limit" -lt 5 ]; then
-    rows+=("$(printf '%-28s %-24s %5d s  %s' "$name" "SKIPPED" 0 "the ten minutes are over")")
+    add_row "$name" "SKIPPED" 0 "the time is over"
     return
   fi
-  timeout "$limit" "$@" >"$log" 2>&1 &
+  timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1 </dev/null &
   child=$!
   wait $child
   status=$?
+  end_stage
+  # Killed, because it did not heed the first signal.
+  if [ $status -eq 137 ] && [ $(($(date +%s) - began)) -ge "$limit" ]; then status=124; fi
   case $status in
     0) result=passed ;;
     "$kSkipped") result=SKIPPED ;;
     124)
       # The sanitizers' speed depends on the card; what they have seen until then counts.
-      if [[ $name = *check ]] && ! grep -q 'Invalid\|Race reported\|hazard\|Error: ' "$log"; then
+      if [[ $name = *check ]] && ! grep -q '^=========.*\(Invalid\|Race reported\|hazard\|Error: \)' "$log"; then
         result="clean for $limit s"
       else
         result="FAILED, over $limit s"
@@ -135,16 +178,16 @@ stage() {
   else
     detail=$(grep -v '^[[:space:]=]*$' "$log" | tail -n 1)
   fi
-  rows+=("$(printf '%-28s %-24s %5d s  %s' "$name" "$result" $(($(date +%s) - began)) "${detail:0:100}")")
-  echo "${rows[-1]}"
+  add_row "$name" "$result" $(($(date +%s) - began)) "${detail:0:100}"
 }
 
+stage selftest 60 "$start" ./dino_cuda selftest --device "$device"
 if [ $rehearse = no ]; then
   # A process for each file of tests: after an access to wrong addresses a process can do nothing more on the GPU.
   files=$(grep -o '\[#[a-z0-9_]*\]' "$logs/files.txt" | tr -d '[#]' | sort -u)
   [ -n "$files" ] || { echo "FAILED: device_test lists no tests"; exit 1; }
   for file in $files; do
-    stage "$file" 120 "$start" "$tests/device_test" -# -w NoTests "[#$file][device]"
+    stage "$file" 60 "$start" "$tests/device_test" -# -w NoTests "[#$file][device]"
   done
 fi
 
@@ -153,7 +196,7 @@ fi
 compare_training() {
   local run work=$logs/training
   rm -rf "$work" && mkdir -p "$work"
-  for _ in $(seq 64); do echo "$PWD/tests/golden/photo.jpg"; done >"$work/pictures.txt"
+  for _ in $(seq 64); do echo "$DINO_GOLDEN_DIR/photo.jpg"; done >"$work/pictures.txt"
   for run in cpu cuda; do
     "$start" ./dino_cuda train --data_path "$work/pictures.txt" --output_dir "$work/$run" \
       --device "$([ $run = cpu ] && echo cpu || echo "$device")" --precision fp32 \
@@ -173,8 +216,31 @@ compare_training() {
           printf "%d steps on CPU and GPU, losses apart by at most %.1e\n", NR, largest; exit bad }'
 }
 export -f compare_training
-export logs start
+export logs start python
 stage training 120 bash -c compare_training
+
+# Training as it is meant to be: from pictures on the disk, decoded and cut as it runs. One photograph again, as large as ImageNet's
+# are on average where Python can make it so. No step before the third quarter counts.
+train_from_disk() {
+  local work=$logs/from_disk photo=$DINO_GOLDEN_DIR/photo.jpg images=$(($1 * $2)) counted=$(($2 / 4 + 1))
+  shift 2
+  rm -rf "$work" && mkdir -p "$work"
+  "$python" -c 'import sys; from PIL import Image; Image.open(sys.argv[1]).resize((500, 375)).save(sys.argv[2], quality=90)' \
+    "$photo" "$work/photo.jpg" 2>/dev/null && photo=$work/photo.jpg
+  for _ in $(seq $images); do echo "$photo"; done >"$work/pictures.txt"
+  "$start" ./dino_cuda train --data_path "$work/pictures.txt" --output_dir "$work/run" --device "$device" --precision bf16 --epochs 1 \
+    --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --saveckp_freq 0 --health_images 0 --report_every 0 "$@" || return 1
+  mv "$work/run/log.jsonl" "$logs/from_disk.jsonl"
+  rm -rf "$work"
+  sed -n 's/.*"images_per_second": *\([0-9.eE+-]*\).*"data_wait_share": *\([0-9.eE+-]*\).*/\1 \2/p' "$logs/from_disk.jsonl" |
+    tail -n $counted | sort -g | awk -v photo="$(basename "$(dirname "$photo")")" '
+      { rate[NR] = $1; wait += $2 }
+      END { if (NR == 0) { print "no step in the log"; exit 1 }
+            printf "%.1f images/s from the disk, %.0f %% of the time waiting for data, pictures of %s pixels\n", rate[int((NR + 1) / 2)],
+              100 * wait / NR, photo == "from_disk" ? "500 x 375" : "200 x 150" }'
+}
+export -f train_from_disk
+if [ "$quick" = no ]; then stage from_disk 90 bash -c 'train_from_disk "$@"' - "${loading[-1]}" $loading_steps "${loading[@]}"; fi
 
 # A number of a report in JSON.
 number() { sed -n "s/.*\"$2\": *\([0-9.eE+-]*\).*/\1/p" "$logs/$1.log" 2>/dev/null | tail -n 1; }
@@ -203,15 +269,13 @@ pytorch() {
   shift 2
   # shellcheck disable=SC2016
   stage "$name" "$limit" bash -c '
-    if ! "$0" -c "import torch" 2>/dev/null; then
-      echo "no PyTorch: $0 -c \"import torch\" fails; try DINO_PYTHON=PROGRAM"
-      exit 77
-    fi
-    if [ "$device" = cuda ] && ! "$0" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
-      echo "this PyTorch has no CUDA"
-      exit 77
-    fi
-    exec "$0" scripts/pytorch_step.py --device "$device" "$@"' "${DINO_PYTHON:-python3}" "$@"
+    "$0" -c "import sys, torch; sys.exit(2 if sys.argv[1] == \"cuda\" and not torch.cuda.is_available() else 0)" "$device"
+    case $? in
+      0) exec "$0" scripts/pytorch_step.py --device "$device" "$@" ;;
+      2) echo "this PyTorch has no CUDA" ;;
+      *) echo "no PyTorch: $0 -c \"import torch\" fails; try DINO_PYTHON=PROGRAM" ;;
+    esac
+    exit 77' "$python" "$@"
 }
 # How many times as fast as PyTorch, and with which part of its memory.
 compare_steps() {
@@ -236,6 +300,26 @@ detail_operations() {
     END { if (rows > 0) printf "%d rows beside cuDNN, ahead of it in %d\n", rows, ahead; else print "no row beside cuDNN" }'
 }
 
+sanitizer=""
+for candidate in compute-sanitizer/compute-sanitizer "$(command -v compute-sanitizer)" /usr/local/cuda/bin/compute-sanitizer; do
+  if [ -n "$candidate" ] && [ -x "$candidate" ]; then
+    sanitizer=$candidate
+    break
+  fi
+done
+# sanitize TOOL SECONDS: the kernels' tests and small networks under compute-sanitizer. Those of the back end make a million calls.
+sanitize() {
+  if [ $rehearse = yes ]; then
+    stage "$1" 10 sh -c "echo this is a rehearsal; exit $kSkipped"
+  elif [ -n "$sanitizer" ]; then
+    # Errors that calls return are the program's business, and some tests provoke them.
+    stage "$1" "$2" "$start" "$sanitizer" --tool "$1" --error-exitcode 1 --report-api-errors no --target-processes all \
+      "$tests/device_test" -# -w NoTests "[device]~[#cuda_stream_test]~[#nccl_step_test]"
+  else
+    stage "$1" 10 sh -c "echo compute-sanitizer is not installed; exit $kSkipped"
+  fi
+}
+
 if [ "$quick" = no ]; then
   bench=("$start" ./dino_cuda bench step --device "$device" --json "${steps[@]}")
   stage step_bf16 60 "${bench[@]}" "${step[@]}" --precision bf16
@@ -243,34 +327,17 @@ if [ "$quick" = no ]; then
   # The sums of the gradients over one rank, within the graph of the step.
   if [ $rehearse = no ]; then stage step_nccl 60 "${bench[@]}" "${step[@]}" --precision bf16 --communicator nccl; fi
   pytorch pytorch_eager 60 "${step[@]}" "${steps[@]}" --precision $amp
+  sanitize memcheck 90
   stage operations 150 "$start" ./dino_cuda bench --device "$device" "${operations[@]}" --json "$logs/operations.json"
   # A library's wrong access ends the use of the GPU for the whole process.
-  if [ ! -s "$logs/operations.json" ]; then
+  if [ ! -s "$logs/operations.json" ] && [[ operations =~ ^($only)$ ]]; then
     stage operations_alone 60 "$start" ./dino_cuda bench --device "$device" "${operations[@]}" --alone --json "$logs/operations.json"
   fi
   pytorch pytorch_compiled 150 "${step[@]}" "${steps[@]}" --precision bf16 --attention sdpa $compile
   export -f number compare_steps
   export kSkipped
   stage comparison 10 bash -c compare_steps
-
-  sanitizer=""
-  for candidate in compute-sanitizer/compute-sanitizer "$(command -v compute-sanitizer)" /usr/local/cuda/bin/compute-sanitizer; do
-    if [ -n "$candidate" ] && [ -x "$candidate" ]; then
-      sanitizer=$candidate
-      break
-    fi
-  done
-  for tool in memcheck racecheck; do
-    if [ $rehearse = yes ]; then
-      stage $tool 10 sh -c "echo this is a rehearsal; exit $kSkipped"
-    elif [ -n "$sanitizer" ]; then
-      # Errors that calls return are the program's business, and some tests provoke them.
-      stage $tool 120 "$start" "$sanitizer" --tool $tool --error-exitcode 1 --report-api-errors no --target-processes all \
-        "$tests/device_test" -w NoTests "[device]"
-    else
-      stage $tool 10 sh -c "echo compute-sanitizer is not installed; exit $kSkipped"
-    fi
-  done
+  sanitize racecheck 120
 fi
 
 # ---------------------------------------------------------------------------------------------------------------- the table
@@ -281,5 +348,6 @@ for log in "$logs/operations.log" "$logs/operations_alone.log"; do
   fi
 done
 print_table
+pack_logs
 [ $failed -eq 0 ] && echo "PASSED" || echo "FAILED"
 exit $failed
