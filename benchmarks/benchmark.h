@@ -58,6 +58,13 @@ class Bench {
   Array zeros(DType dtype, const Shape& shape);
   Array copy(const Array& array);
   Array indices(std::span<const std::int32_t> values);
+  /// A table of plain structs, where kernels read it.
+  template <typename T>
+  std::span<const T> table(const std::vector<T>& entries) {
+    const Array memory = zeros(DType::uint8, {static_cast<std::int64_t>(entries.size() * sizeof(T))});
+    stream().copy_from_host(memory.data(), entries.data(), memory.size_bytes());
+    return {static_cast<const T*>(memory.data()), entries.size()};
+  }
   /// Offsets (S + 1) of the student's sequences, and for each of its tokens the sequence.
   std::vector<std::int32_t> sequence_offsets() const;
 
