@@ -4,44 +4,27 @@
 
 #include "benchmarks/benchmark.h"
 #include "benchmarks/cudnn_reference.h"
-#include "benchmarks/textbook.h"
+#include "benchmarks/textbook/attention.h"
+#include "benchmarks/textbook/cls_attention.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace dino::bench {
-namespace {
+namespace textbook {
 
-using textbook::get;
-using textbook::put;
-
-struct Sequences {
-  explicit Sequences(Bench& bench) {
-    const std::vector<std::int32_t> host = bench.sequence_offsets();
-    count = static_cast<std::int64_t>(host.size()) - 1;
-    for (std::size_t s = 0; s + 1 < host.size(); ++s) longest = std::max<std::int64_t>(longest, host[s + 1] - host[s]);
-    offsets = bench.indices(host);
-  }
-  Array offsets;
-  std::int64_t count = 0, longest = 0;
-};
-
-/// cuDNN has no attention in fp32.
-bool has_cudnn(const Bench& bench) { return bench.dtype() == DType::bfloat16; }
-
-/// For each sequence and head: all scores, their softmax, the weighted sum; the (N, N) matrix in memory.
 template <typename T>
-void textbook_forward(const AttentionForward& args) {
+void AttentionForwardSteps::run(const Cpu& on) const {
   const std::int64_t width = args.out.extent(1), d = width / args.heads, tokens = args.out.extent(0);
   const T* qkv = args.qkv.as<T>();
   T* out = args.out.as<T>();
   float* logsumexp = args.logsumexp.as<float>();
   const auto* offsets = args.offsets.as<std::int32_t>();
   const float scale = 1 / std::sqrt(static_cast<float>(d));
-  textbook::for_rows((args.offsets.size() - 1) * args.heads, [=, heads = args.heads](std::int64_t item) {
+  on.for_rows((args.offsets.size() - 1) * args.heads, 0, [=, heads = args.heads](const Cpu::Row&, std::int64_t item) {
     const std::int64_t first = offsets[item / heads], n = offsets[item / heads + 1] - first, head = item % heads;
     std::vector<float> scores(static_cast<std::size_t>(n * n)), sums(static_cast<std::size_t>(d));
     const auto at = [=](std::int64_t token, std::int64_t part) {
@@ -74,41 +57,15 @@ void textbook_forward(const AttentionForward& args) {
   });
 }
 
-AttentionForward forward_args(Bench& bench, const Sequences& s) {
-  const Workload& w = bench.workload();
-  return {.qkv = bench.values({w.tokens(), 3 * w.width}),
-          .offsets = s.offsets,
-          .max_length = static_cast<int>(s.longest),
-          .heads = static_cast<int>(w.heads),
-          .out = bench.zeros(bench.dtype(), {w.tokens(), w.width}),
-          .logsumexp = bench.zeros(DType::float32, {w.heads, w.tokens()})};
-}
-
-Prepared prepare_forward(Bench& bench) {
-  const Sequences s(bench);
-  const AttentionForward args = forward_args(bench, s);
-  Stream& stream = bench.stream();
-  Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
-                    .run = [=, &stream] { attention_forward(args, stream); },
-                    .outputs = {args.out, args.logsumexp}};
-  if (bench.on_cpu()) {
-    prepared.references = {
-        {"textbook", [=] { textbook::dispatch(args.out, [&](auto t) { textbook_forward<decltype(t)>(args); }); }}};
-  }
-  if (has_cudnn(bench)) cudnn::add(bench, prepared, "cuDNN", &cudnn::attention_forward, args, {args.out});
-  return prepared;
-}
-
-/// The formula of the header, the probabilities and their gradient each in an (N, N) matrix.
 template <typename T>
-void textbook_backward(const AttentionBackward& args) {
+void AttentionBackwardSteps::run(const Cpu& on) const {
   const std::int64_t width = args.out.extent(1), d = width / args.heads, tokens = args.out.extent(0);
   const T *qkv = args.qkv.as<T>(), *out = args.out.as<T>(), *d_out = args.d_out.as<T>();
   T* d_qkv = args.d_qkv.as<T>();
   const float* logsumexp = args.logsumexp.as<float>();
   const auto* offsets = args.offsets.as<std::int32_t>();
   const float scale = 1 / std::sqrt(static_cast<float>(d));
-  textbook::for_rows((args.offsets.size() - 1) * args.heads, [=, heads = args.heads](std::int64_t item) {
+  on.for_rows((args.offsets.size() - 1) * args.heads, 0, [=, heads = args.heads](const Cpu::Row&, std::int64_t item) {
     const std::int64_t first = offsets[item / heads], n = offsets[item / heads + 1] - first, head = item % heads;
     const auto size = static_cast<std::size_t>(n * n);
     std::vector<float> p(size), ds(size), sums(static_cast<std::size_t>(3 * n * d), 0.0F);
@@ -155,6 +112,52 @@ void textbook_backward(const AttentionBackward& args) {
   });
 }
 
+}  // namespace textbook
+
+namespace {
+
+struct Sequences {
+  explicit Sequences(Bench& bench) {
+    const std::vector<std::int32_t> host = bench.sequence_offsets();
+    count = static_cast<std::int64_t>(host.size()) - 1;
+    for (std::size_t s = 0; s + 1 < host.size(); ++s) longest = std::max<std::int64_t>(longest, host[s + 1] - host[s]);
+    offsets = bench.indices(host);
+  }
+  Array offsets;
+  std::int64_t count = 0, longest = 0;
+};
+
+/// cuDNN has no attention in fp32.
+bool has_cudnn(const Bench& bench) { return bench.dtype() == DType::bfloat16; }
+
+AttentionForward forward_args(Bench& bench, const Sequences& s) {
+  const Workload& w = bench.workload();
+  return {.qkv = bench.values({w.tokens(), 3 * w.width}),
+          .offsets = s.offsets,
+          .max_length = static_cast<int>(s.longest),
+          .heads = static_cast<int>(w.heads),
+          .out = bench.zeros(bench.dtype(), {w.tokens(), w.width}),
+          .logsumexp = bench.zeros(DType::float32, {w.heads, w.tokens()})};
+}
+
+Prepared prepare_forward(Bench& bench) {
+  const Sequences s(bench);
+  const AttentionForward args = forward_args(bench, s);
+  const Workload& w = bench.workload();
+  Stream& stream = bench.stream();
+  Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
+                    .run = [=, &stream] { attention_forward(args, stream); },
+                    .outputs = {args.out, args.logsumexp}};
+  textbook::AttentionForwardSteps steps{args, {}, {}};
+  if (!bench.on_cpu()) {
+    steps.sequence_of = bench.indices(bench.sequence_of_tokens());
+    steps.scores = bench.zeros(DType::float32, {w.heads, w.tokens(), s.longest});
+  }
+  textbook::add(bench, prepared, steps);
+  if (has_cudnn(bench)) cudnn::add(bench, prepared, "cuDNN", &cudnn::attention_forward, args, {args.out});
+  return prepared;
+}
+
 Prepared prepare_backward(Bench& bench) {
   const Sequences s(bench);
   const AttentionForward forward = forward_args(bench, s);
@@ -173,10 +176,14 @@ Prepared prepare_backward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
                     .run = [=, &stream] { attention_backward(args, stream); },
                     .outputs = {args.d_qkv}};
-  if (bench.on_cpu()) {
-    prepared.references = {
-        {"textbook", [=] { textbook::dispatch(args.d_qkv, [&](auto t) { textbook_backward<decltype(t)>(args); }); }}};
+  textbook::AttentionBackwardSteps steps{args, {}, {}, {}, {}};
+  if (!bench.on_cpu()) {
+    steps.sequence_of = bench.indices(bench.sequence_of_tokens());
+    steps.probabilities = bench.zeros(DType::float32, {w.heads, w.tokens(), s.longest});
+    steps.d_scores = bench.zeros(DType::float32, {w.heads, w.tokens(), s.longest});
+    steps.row_sums = bench.zeros(DType::float32, {w.heads, w.tokens()});
   }
+  textbook::add(bench, prepared, steps);
   if (has_cudnn(bench)) cudnn::add(bench, prepared, "cuDNN", &cudnn::attention_backward, args, {args.d_qkv});
   return prepared;
 }
@@ -199,7 +206,7 @@ Prepared prepare_cls_forward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
                     .run = [=, &stream] { cls_attention_forward(args, stream); },
                     .outputs = {args.out, args.probabilities}};
-  if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::cls_attention_forward(args); }}};
+  textbook::add(bench, prepared, textbook::ClsAttentionForwardSteps{args});
   if (has_cudnn(bench)) cudnn::add(bench, prepared, "cuDNN", &cudnn::cls_attention_forward, args, {args.out});
   return prepared;
 }
@@ -224,7 +231,8 @@ Prepared prepare_cls_backward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} seq. <= {}, {} heads", s.count, s.longest, args.heads),
                     .run = [=, &stream] { cls_attention_backward(args, stream); },
                     .outputs = {args.dq, args.d_kv}};
-  if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::cls_attention_backward(args); }}};
+  textbook::add(bench, prepared,
+                textbook::ClsAttentionBackwardSteps{args, bench.zeros(DType::float32, {w.heads, w.tokens()})});
   if (has_cudnn(bench))
     cudnn::add(bench, prepared, "cuDNN", &cudnn::cls_attention_backward, args, {args.dq, args.d_kv});
   return prepared;

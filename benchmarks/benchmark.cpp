@@ -117,6 +117,14 @@ std::vector<std::int32_t> Bench::sequence_offsets() const {
   return offsets;
 }
 
+std::vector<std::int32_t> Bench::sequence_of_tokens() const {
+  const std::vector<std::int32_t> offsets = sequence_offsets();
+  std::vector<std::int32_t> sequences;
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+    sequences.resize(static_cast<std::size_t>(offsets[s + 1]), static_cast<std::int32_t>(s));
+  return sequences;
+}
+
 Prepared prepare(const Benchmark& benchmark, Bench& bench) {
   Prepared prepared = benchmark.prepare(bench);
   if (benchmark.whole_program || !benchmark.has_roofline) return prepared;

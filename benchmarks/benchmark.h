@@ -67,6 +67,7 @@ class Bench {
   }
   /// Offsets (S + 1) of the student's sequences, and for each of its tokens the sequence.
   std::vector<std::int32_t> sequence_offsets() const;
+  std::vector<std::int32_t> sequence_of_tokens() const;
 
  private:
   Array keep(Tensor tensor);

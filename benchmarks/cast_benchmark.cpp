@@ -3,7 +3,8 @@
 
 #include "benchmarks/benchmark.h"
 #include "benchmarks/onednn.h"
-#include "benchmarks/textbook.h"
+#include "benchmarks/textbook/cast.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
@@ -17,13 +18,9 @@ Prepared prepare(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", shape[0], shape[1]),
                     .run = [=, &stream] { cast({.x = x, .y = y}, stream); },
                     .outputs = {y}};
+  textbook::add(bench, prepared, textbook::CastSteps{{.x = x, .y = y}});
   if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    const auto* from = x.as<float>();
-    auto* to = y.as<BFloat16>();
-    textbook::for_elements(x.size(), [=](std::int64_t i) { to[i] = BFloat16(from[i]); });
-  };
-  prepared.references = {{"textbook", textbook}, {"oneDNN", onednn::reorder(x, y)}};
+  prepared.references.push_back({"oneDNN", onednn::reorder(x, y)});
   return prepared;
 }
 

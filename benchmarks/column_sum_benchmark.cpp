@@ -3,16 +3,13 @@
 
 #include "benchmarks/benchmark.h"
 #include "benchmarks/onednn.h"
-#include "benchmarks/textbook.h"
+#include "benchmarks/textbook/column_sum.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 namespace dino::bench {
 namespace {
-
-using textbook::get;
 
 Prepared prepare(Bench& bench) {
   const std::int64_t rows = bench.workload().tokens(), width = bench.workload().mlp();
@@ -21,19 +18,9 @@ Prepared prepare(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { column_sum({.x = x, .y = y}, stream); },
                     .outputs = {y}};
+  textbook::add(bench, prepared, textbook::ColumnSumSteps{{.x = x, .y = y}});
   if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook::dispatch(x, [=](auto t) {
-      const auto* from = x.as<decltype(t)>();
-      float* sums = y.as<float>();
-      std::fill_n(sums, width, 0.0F);
-#pragma omp parallel for reduction(+ : sums[:width])
-      for (std::int64_t r = 0; r < rows; ++r) {
-        for (std::int64_t c = 0; c < width; ++c) sums[c] += get(from[r * width + c]);
-      }
-    });
-  };
-  prepared.references = {{"textbook", textbook}, {"oneDNN", onednn::column_sum(x, y)}};
+  prepared.references.push_back({"oneDNN", onednn::column_sum(x, y)});
   return prepared;
 }
 

@@ -2,7 +2,8 @@
 #include "kernels/gather_rows/gather_rows.h"
 
 #include "benchmarks/benchmark.h"
-#include "benchmarks/textbook.h"
+#include "benchmarks/textbook/gather_rows.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
@@ -10,8 +11,6 @@
 
 namespace dino::bench {
 namespace {
-
-using textbook::put;
 
 Array cls_rows(Bench& bench) {
   std::vector<std::int32_t> rows = bench.sequence_offsets();
@@ -27,18 +26,7 @@ Prepared prepare_forward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} of {} x {}", rows, tokens, width),
                     .run = [=, &stream] { gather_rows({.x = x, .rows = at, .y = y}, stream); },
                     .outputs = {y}};
-  if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook::dispatch(x, [=](auto t) {
-      const auto* from = x.as<decltype(t)>();
-      auto* to = y.as<decltype(t)>();
-      const auto* row = at.as<std::int32_t>();
-      textbook::for_rows(rows, [=](std::int64_t r) {
-        for (std::int64_t c = 0; c < width; ++c) to[r * width + c] = from[row[r] * width + c];
-      });
-    });
-  };
-  prepared.references = {{"textbook", textbook}};
+  textbook::add(bench, prepared, textbook::GatherRowsSteps{{.x = x, .rows = at, .y = y}});
   return prepared;
 }
 
@@ -51,20 +39,7 @@ Prepared prepare_backward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} of {} x {}", rows, tokens, width),
                     .run = [=, &stream] { gather_rows_backward(args, stream); },
                     .outputs = {dx}};
-  if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook::dispatch(dx, [=](auto t) {
-      using T = decltype(t);
-      const T* from = dy.as<T>();
-      T* to = dx.as<T>();
-      const auto* row = at.as<std::int32_t>();
-      textbook::for_elements(dx.size(), [=](std::int64_t i) { to[i] = put<T>(0); });
-      textbook::for_rows(rows, [=](std::int64_t r) {
-        for (std::int64_t c = 0; c < width; ++c) to[row[r] * width + c] = from[r * width + c];
-      });
-    });
-  };
-  prepared.references = {{"textbook", textbook}};
+  textbook::add(bench, prepared, textbook::GatherRowsBackwardSteps{args});
   return prepared;
 }
 

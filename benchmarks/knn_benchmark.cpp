@@ -2,6 +2,8 @@
 #include "kernels/knn/knn.h"
 
 #include "benchmarks/benchmark.h"
+#include "benchmarks/textbook/knn.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
@@ -21,8 +23,8 @@ NearestNeighbors search(Bench& bench, std::int64_t queries) {
           .indices = bench.zeros(DType::int32, {queries, kNeighbors})};
 }
 
-Prepared prepare_search(Bench& bench, std::int64_t queries) {
-  const NearestNeighbors args = search(bench, queries);
+Prepared prepare_search(Bench& bench, const NearestNeighbors& args) {
+  const std::int64_t queries = args.queries.extent(0);
   const Workload& w = bench.workload();
   Stream& stream = bench.stream();
   return {.size = fmt::format("{} in {} x {}", queries, w.bank, w.width),
@@ -33,13 +35,18 @@ Prepared prepare_search(Bench& bench, std::int64_t queries) {
 }
 
 Prepared prepare_kernel(Bench& bench) {
-  const std::int64_t queries = std::max<std::int64_t>(1, bench.workload().queries / 10);
-  Prepared prepared = prepare_search(bench, queries);
+  const Workload& w = bench.workload();
+  const NearestNeighbors args = search(bench, std::max<std::int64_t>(1, w.queries / 10));
+  Prepared prepared = prepare_search(bench, args);
   prepared.items = 0;
+  if (!bench.on_cpu()) {
+    const Array products = bench.zeros(DType::float32, {args.queries.extent(0), w.bank});
+    textbook::add_on_gpu(bench, prepared, textbook::NearestNeighborsSteps{args, products});
+  }
   return prepared;
 }
 
-Prepared prepare_program(Bench& bench) { return prepare_search(bench, bench.workload().queries); }
+Prepared prepare_program(Bench& bench) { return prepare_search(bench, search(bench, bench.workload().queries)); }
 
 Prepared prepare_vote(Bench& bench) {
   const Workload& w = bench.workload();

@@ -4,47 +4,56 @@
 
 #include "benchmarks/benchmark.h"
 #include "benchmarks/onednn.h"
-#include "benchmarks/textbook.h"
+#include "benchmarks/textbook/gelu.h"
+#include "benchmarks/textbook/matmul.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <vector>
 
 namespace dino::bench {
-namespace {
+namespace textbook {
 
-/// y = op(a)·op(b) [+ bias] and the GELU, row by row, the innermost loop over the columns of y or over the sum.
 template <typename T, typename Y>
-void textbook_product(const Matmul& args) {
+void multiply(const Matmul& args, const Cpu& on) {
   const auto [m, n, k] = checked_size(args);
   const T *a = args.a.as<T>(), *b = args.b.as<T>();
   Y* y = args.y.as<Y>();
-  textbook::for_rows(m, [=, &args, m = m, n = n, k = k](std::int64_t i) {
+  on.for_rows(m, n, [=, &args, m = m, n = n, k = k](const Cpu::Row&, std::int64_t i) {
     std::vector<float> sums(static_cast<std::size_t>(n), 0.0F);
     for (std::int64_t j = 0; args.bias && j < n; ++j) sums[static_cast<std::size_t>(j)] = args.bias.as<float>()[j];
-    const auto a_at = [=, &args](std::int64_t l) {
-      return textbook::get(args.transpose_a ? a[l * m + i] : a[i * k + l]);
-    };
+    const auto a_at = [=, &args](std::int64_t l) { return get(args.transpose_a ? a[l * m + i] : a[i * k + l]); };
     if (args.transpose_b) {
       for (std::int64_t j = 0; j < n; ++j) {
         float sum = 0;
-        for (std::int64_t l = 0; l < k; ++l) sum += a_at(l) * textbook::get(b[j * k + l]);
+        for (std::int64_t l = 0; l < k; ++l) sum += a_at(l) * get(b[j * k + l]);
         sums[static_cast<std::size_t>(j)] += sum;
       }
     } else {
       for (std::int64_t l = 0; l < k; ++l) {
         const float factor = a_at(l);
-        for (std::int64_t j = 0; j < n; ++j) sums[static_cast<std::size_t>(j)] += factor * textbook::get(b[l * n + j]);
+        for (std::int64_t j = 0; j < n; ++j) sums[static_cast<std::size_t>(j)] += factor * get(b[l * n + j]);
       }
     }
     for (std::int64_t j = 0; j < n; ++j) {
       float value = sums[static_cast<std::size_t>(j)];
-      if (args.preactivation) args.preactivation.as<Y>()[i * n + j] = textbook::put<Y>(value);
-      if (args.gelu) value = 0.5F * value * (1 + std::erf(value * 0.70710678F));
-      y[i * n + j] = textbook::put<Y>(value);
+      if (args.preactivation) args.preactivation.as<Y>()[i * n + j] = put<Y>(value);
+      if (args.gelu) value *= normal_cdf(value);
+      y[i * n + j] = put<Y>(value);
     }
   });
 }
+
+void MatmulSteps::run(const Cpu& on) const {
+  visit_compute_type(args.a.dtype(), "bench", [&](auto from) {
+    visit_compute_type(args.y.dtype(), "bench", [&](auto to) { multiply<decltype(from), decltype(to)>(args, on); });
+  });
+}
+
+}  // namespace textbook
+
+namespace {
 
 Prepared prepare_product(Bench& bench, const Matmul& args) {
   const auto [m, n, k] = checked_size(args);
@@ -52,17 +61,11 @@ Prepared prepare_product(Bench& bench, const Matmul& args) {
   Prepared prepared{
       .size = fmt::format("{} x {} x {}", m, n, k), .run = [=, &stream] { matmul(args, stream); }, .outputs = {args.y}};
   if (args.preactivation) prepared.outputs.push_back(args.preactivation);
+  textbook::add(bench, prepared, textbook::MatmulSteps{args});
   if (!bench.on_cpu()) {
     prepared.note = args.gelu ? "cuBLASLt's product, then the GELU" : "cuBLASLt's own";
     return prepared;
   }
-  prepared.references.push_back({"textbook", [=] {
-                                   visit_compute_type(args.a.dtype(), "bench", [&](auto t) {
-                                     visit_compute_type(args.y.dtype(), "bench", [&](auto y) {
-                                       textbook_product<decltype(t), decltype(y)>(args);
-                                     });
-                                   });
-                                 }});
   const auto writable = [](const ConstArray& array) {
     return Array(const_cast<void*>(array.data()), array.dtype(), array.shape());
   };

@@ -2,15 +2,13 @@
 #include "kernels/patch_embed/patch_embed.h"
 
 #include "benchmarks/benchmark.h"
-#include "benchmarks/textbook.h"
+#include "benchmarks/textbook/patch_embed.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
 namespace dino::bench {
 namespace {
-
-using textbook::get;
-using textbook::put;
 
 struct Sizes {
   explicit Sizes(const Workload& w)
@@ -32,28 +30,7 @@ Prepared prepare_patchify(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {} x {} px", s.images, px, px),
                     .run = [=, &stream] { patchify(args, stream); },
                     .outputs = {patches}};
-  if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook::dispatch(patches, [=](auto t) {
-      using T = decltype(t);
-      const auto* from = images.as<std::uint8_t>();
-      T* to = patches.as<T>();
-      const std::int64_t p = s.patch_px, grid = px / p;
-      textbook::for_rows(s.images * s.patches, [=](std::int64_t r) {
-        const std::int64_t image = r / (grid * grid), row = r / grid % grid, column = r % grid;
-        for (std::int64_t c = 0; c < 3; ++c) {
-          for (std::int64_t y = 0; y < p; ++y) {
-            for (std::int64_t x = 0; x < p; ++x) {
-              const float pixel = from[((image * px + row * p + y) * px + column * p + x) * 3 + c];
-              const auto channel = static_cast<std::size_t>(c);
-              to[r * 3 * p * p + (c * p + y) * p + x] = put<T>((pixel / 255 - args.mean[channel]) / args.std[channel]);
-            }
-          }
-        }
-      });
-    });
-  };
-  prepared.references = {{"textbook", textbook}};
+  textbook::add(bench, prepared, textbook::PatchifySteps{args});
   return prepared;
 }
 
@@ -69,23 +46,7 @@ Prepared prepare_tokens(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", s.images * (s.patches + 1), s.width),
                     .run = [=, &stream] { assemble_tokens(args, stream); },
                     .outputs = {tokens}};
-  if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook::dispatch(tokens, [=](auto t) {
-      using T = decltype(t);
-      const T* from = embedded.as<T>();
-      const float *first = cls.as<float>(), *position = positions.as<float>();
-      T* to = tokens.as<T>();
-      textbook::for_rows(s.images * (s.patches + 1), [=](std::int64_t r) {
-        const std::int64_t image = r / (s.patches + 1), token = r % (s.patches + 1);
-        for (std::int64_t c = 0; c < s.width; ++c) {
-          const float value = token == 0 ? first[c] : get(from[(image * s.patches + token - 1) * s.width + c]);
-          to[r * s.width + c] = put<T>(value + position[token * s.width + c]);
-        }
-      });
-    });
-  };
-  prepared.references = {{"textbook", textbook}};
+  textbook::add(bench, prepared, textbook::AssembleTokensSteps{args});
   return prepared;
 }
 
@@ -108,29 +69,7 @@ Prepared prepare_tokens_backward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", s.images * (s.patches + 1), s.width),
                     .run = [=, &stream] { assemble_tokens_backward(args, stream); },
                     .outputs = {d_embedded, d_cls, d_positions}};
-  if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook::dispatch(d_tokens, [=](auto t) {
-      using T = decltype(t);
-      const T* from = d_tokens.as<T>();
-      T* to = d_embedded.as<T>();
-      float *first = d_cls.as<float>(), *position = d_positions.as<float>();
-      textbook::for_rows(s.images * s.patches, [=](std::int64_t r) {
-        const std::int64_t image = r / s.patches, token = 1 + r % s.patches;
-        for (std::int64_t c = 0; c < s.width; ++c)
-          to[r * s.width + c] = from[(image * (s.patches + 1) + token) * s.width + c];
-      });
-      textbook::for_rows(s.patches + 1, [=](std::int64_t token) {
-        for (std::int64_t c = 0; c < s.width; ++c) {
-          float sum = 0;
-          for (std::int64_t i = 0; i < s.images; ++i) sum += get(from[(i * (s.patches + 1) + token) * s.width + c]);
-          position[token * s.width + c] = sum;
-        }
-      });
-      textbook::for_rows(s.width, [=](std::int64_t c) { first[c] = position[c]; });
-    });
-  };
-  prepared.references = {{"textbook", textbook}};
+  textbook::add(bench, prepared, textbook::AssembleTokensBackwardSteps{args});
   return prepared;
 }
 

@@ -2,6 +2,8 @@
 #include "kernels/pos_embed/pos_embed.h"
 
 #include "benchmarks/benchmark.h"
+#include "benchmarks/textbook/pos_embed.h"
+#include "benchmarks/textbook/textbook.h"
 
 #include <fmt/format.h>
 
@@ -11,6 +13,17 @@ namespace dino::bench {
 namespace {
 
 std::int64_t grid_of(std::int64_t tokens) { return std::lround(std::sqrt(static_cast<double>(tokens - 1))); }
+
+/// What the textbook needs besides its arguments, for a grid of n x n.
+template <typename Steps, typename Args>
+Steps steps_for(Bench& bench, const Args& args, std::int64_t n) {
+  const Workload& w = bench.workload();
+  const std::int64_t side = grid_of(w.global_tokens());
+  return {.args = args,
+          .vertical = bench.zeros(DType::float32, {n, side}),
+          .horizontal = bench.zeros(DType::float32, {n, side}),
+          .between = bench.zeros(DType::float32, {n * side, w.width})};
+}
 
 Prepared prepare_forward(Bench& bench) {
   const Workload& w = bench.workload();
@@ -22,7 +35,7 @@ Prepared prepare_forward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} to {} x {}", w.global_tokens(), w.local_tokens(), w.width),
                     .run = [=, &stream] { resize_pos_embed(args, stream); },
                     .outputs = {resized}};
-  if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::resize_pos_embed(args); }}};
+  textbook::add(bench, prepared, steps_for<textbook::ResizePosEmbedSteps>(bench, args, n));
   return prepared;
 }
 
@@ -37,7 +50,7 @@ Prepared prepare_backward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} to {} x {}", w.local_tokens(), w.global_tokens(), w.width),
                     .run = [=, &stream] { resize_pos_embed_backward(args, stream); },
                     .outputs = {d_positions}};
-  if (bench.on_cpu()) prepared.references = {{"oracle", [=] { reference::resize_pos_embed_backward(args); }}};
+  textbook::add(bench, prepared, steps_for<textbook::ResizePosEmbedBackwardSteps>(bench, args, n));
   return prepared;
 }
 

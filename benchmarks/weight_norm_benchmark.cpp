@@ -2,28 +2,13 @@
 #include "kernels/weight_norm/weight_norm.h"
 
 #include "benchmarks/benchmark.h"
-#include "benchmarks/textbook.h"
+#include "benchmarks/textbook/textbook.h"
+#include "benchmarks/textbook/weight_norm.h"
 
 #include <fmt/format.h>
 
-#include <cmath>
-
 namespace dino::bench {
 namespace {
-
-using textbook::get;
-using textbook::put;
-
-/// ‖v‖ of every row.
-void textbook_norms(const Array& v, float* norms) {
-  const std::int64_t width = v.extent(1);
-  const float* from = v.as<float>();
-  textbook::for_rows(v.extent(0), [=](std::int64_t r) {
-    float sum = 0;
-    for (std::int64_t i = r * width; i < (r + 1) * width; ++i) sum += from[i] * from[i];
-    norms[r] = std::sqrt(sum);
-  });
-}
 
 Prepared prepare_forward(Bench& bench) {
   const std::int64_t rows = bench.workload().prototypes, width = bench.workload().bottleneck;
@@ -33,19 +18,7 @@ Prepared prepare_forward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { weight_norm({.v = v, .g = g, .w = w}, stream); },
                     .outputs = {w}};
-  if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook_norms(v, norms.as<float>());
-    textbook::dispatch(w, [=](auto t) {
-      using T = decltype(t);
-      const float *from = v.as<float>(), *gain = g.as<float>(), *norm = norms.as<float>();
-      T* to = w.as<T>();
-      textbook::for_rows(rows, [=](std::int64_t r) {
-        for (std::int64_t i = r * width; i < (r + 1) * width; ++i) to[i] = put<T>(gain[r] * from[i] / norm[r]);
-      });
-    });
-  };
-  prepared.references = {{"textbook", textbook}};
+  textbook::add(bench, prepared, textbook::WeightNormSteps{{.v = v, .g = g, .w = w}, norms});
   return prepared;
 }
 
@@ -59,25 +32,7 @@ Prepared prepare_backward(Bench& bench) {
   Prepared prepared{.size = fmt::format("{} x {}", rows, width),
                     .run = [=, &stream] { weight_norm_backward(args, stream); },
                     .outputs = {dv}};
-  if (!bench.on_cpu()) return prepared;
-  const auto textbook = [=] {
-    textbook_norms(v, norms.as<float>());
-    textbook::dispatch(dw, [=](auto t) {
-      const auto* d = dw.as<decltype(t)>();
-      const float *from = v.as<float>(), *gain = g.as<float>(), *norm = norms.as<float>();
-      float *to = dv.as<float>(), *dot = dots.as<float>();
-      textbook::for_rows(rows, [=](std::int64_t r) {
-        float sum = 0;
-        for (std::int64_t i = r * width; i < (r + 1) * width; ++i) sum += from[i] / norm[r] * get(d[i]);
-        dot[r] = sum;
-      });
-      textbook::for_rows(rows, [=](std::int64_t r) {
-        for (std::int64_t i = r * width; i < (r + 1) * width; ++i)
-          to[i] = gain[r] / norm[r] * (get(d[i]) - from[i] / norm[r] * dot[r]);
-      });
-    });
-  };
-  prepared.references = {{"textbook", textbook}};
+  textbook::add(bench, prepared, textbook::WeightNormBackwardSteps{args, norms, dots});
   return prepared;
 }
 

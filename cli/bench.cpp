@@ -139,7 +139,7 @@ void add_bench_command(CLI::App& app, Run& run) {
       "bench",
       "Measure speed on this machine: every kernel over cold caches at the sizes of a DINO step, against the "
       "machine's\n"
-      "copy bandwidth and GEMM rate, against the textbook's loops and against the library (oneDNN; on a GPU cuDNN, "
+      "copy bandwidth and GEMM rate, against the unfused textbook and against the library (oneDNN; on a GPU cuDNN, "
       "where\n"
       "it is installed). The words choose operations (--list names them), `kernels` (the default), `program` (loader,\n"
       "inference, ...) or `all`.\n\n"
