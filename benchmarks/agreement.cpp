@@ -14,8 +14,12 @@ std::vector<double> values_of(const Array& array, Stream& stream) {
   const Array host(bytes.data(), array.dtype(), array.shape());
   std::vector<double> values(static_cast<std::size_t>(array.size()));
   for (std::int64_t i = 0; i < array.size(); ++i) {
-    values[static_cast<std::size_t>(i)] =
-        array.dtype() == DType::uint8 ? static_cast<double>(host.as<std::uint8_t>()[i]) : load_double(host, i);
+    double& value = values[static_cast<std::size_t>(i)];
+    switch (array.dtype()) {
+      case DType::uint8: value = host.as<std::uint8_t>()[i]; break;
+      case DType::int32: value = host.as<std::int32_t>()[i]; break;
+      default: value = load_double(host, i);
+    }
   }
   return values;
 }

@@ -64,7 +64,12 @@ Prepared prepare_vote(Bench& bench) {
                      .ks = ks,
                      .predictions = bench.zeros(DType::int32, {2, queries, kTopClasses})};
   Stream& stream = bench.stream();
-  return {.size = fmt::format("{}, k = 10 and 20", queries), .run = [=, &stream] { knn_vote(args, stream); }};
+  Prepared prepared{.size = fmt::format("{}, k = 10 and 20", queries),
+                    .run = [=, &stream] { knn_vote(args, stream); },
+                    .outputs = {args.predictions}};
+  textbook::add(bench, prepared,
+                textbook::KnnVoteSteps{args, bench.zeros(DType::float64, {queries, std::int64_t{args.classes}})});
+  return prepared;
 }
 
 const Registered kKernel{{"knn", "search", prepare_kernel, {DType::float32}}};

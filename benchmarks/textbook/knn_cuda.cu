@@ -34,4 +34,6 @@ Call NearestNeighborsSteps::on_gpu(const NearestNeighborsSteps& steps, Stream& s
   };
 }
 
+Call KnnVoteSteps::on_gpu(const KnnVoteSteps& steps, Stream& stream) { return call_of(steps, Gpu(stream)); }
+
 }  // namespace dino::bench::textbook
