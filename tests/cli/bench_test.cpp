@@ -27,7 +27,7 @@ const std::string kSmall =
     "--threads 1 ";
 
 TEST_CASE("bench step prints exactly one JSON object with what was measured") {
-  const auto [status, output, errors] = run(kSmall + "--precision fp32 --json");
+  const auto [status, output, errors, peak_bytes] = run(kSmall + "--precision fp32 --json");
   CHECK(status == 0);
   const auto json = nlohmann::json::parse(output, nullptr, false);
   INFO(output << errors);
@@ -49,7 +49,7 @@ TEST_CASE("bench step prints exactly one JSON object with what was measured") {
 }
 
 TEST_CASE("bench step does not take the CPU for GPUs that NCCL could connect") {
-  const auto [status, output, errors] = run(kSmall + "--device cpu --communicator nccl");
+  const auto [status, output, errors, peak_bytes] = run(kSmall + "--device cpu --communicator nccl");
   INFO(errors);
   CHECK(status == 1);
   CHECK(output.empty());
@@ -58,7 +58,7 @@ TEST_CASE("bench step does not take the CPU for GPUs that NCCL could connect") {
 }
 
 TEST_CASE("bench step measures bf16 and accumulation") {
-  const auto [status, output, errors] = run(kSmall + "--precision bf16 --accumulation 3 --json");
+  const auto [status, output, errors, peak_bytes] = run(kSmall + "--precision bf16 --accumulation 3 --json");
   CHECK(status == 0);
   const auto json = nlohmann::json::parse(output, nullptr, false);
   INFO(output << errors);
@@ -69,7 +69,7 @@ TEST_CASE("bench step measures bf16 and accumulation") {
 }
 
 TEST_CASE("bench step tells what each operation took, and that they make up the step") {
-  const auto [status, output, errors] = run(kSmall + "--precision fp32 --operations --json");
+  const auto [status, output, errors, peak_bytes] = run(kSmall + "--precision fp32 --operations --json");
   CHECK(status == 0);
   const auto json = nlohmann::json::parse(output, nullptr, false);
   INFO(output << errors);
@@ -94,7 +94,7 @@ TEST_CASE("bench step tells what each operation took, and that they make up the 
 const std::string kGelu = "bench gelu --shape tiny --images 1 --threads 1 --repetitions 3 --seconds 0.1 ";
 
 TEST_CASE("bench reports every pass and type of an operation with its references") {
-  const auto [status, output, errors] = run(kGelu + "--json -");
+  const auto [status, output, errors, peak_bytes] = run(kGelu + "--json -");
   INFO(output << errors);
   REQUIRE(status == 0);
   const auto json = nlohmann::json::parse(output, nullptr, false);
