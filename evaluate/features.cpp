@@ -120,6 +120,7 @@ FeatureTable extract_what_is_good(Context& context, const Vit& vit, const Parame
                                   const ImageSource& images, const FeatureOptions& options,
                                   const FeatureProgress& progress) {
   require(images.size() > 0, "features", "the data set is empty");
+  options.kind.check(vit.config());  // before memory is taken for what a file of features may claim
   FeatureTable table;
   table.width = options.kind.width(vit.config());
   table.values.reserve(static_cast<std::size_t>(images.size() * table.width));

@@ -44,15 +44,17 @@ class SomeBroken final : public ImageSource {
 
 FeatureTable pixels(const ImageSource& images) { return pixel_features(images, 8, 2); }
 
-FeatureTable network_features(const ImageSource& images) {
+FeatureTable features_of_kind(const ImageSource& images, const FeatureKind& kind) {
   const auto context = make_cpu_context();
   ParameterLayout layout;
   const Vit vit(layout, {.embed_dim = 24, .depth = 1, .heads = 2, .patch_px = 8, .image_px = 16});
   ParameterStore store(*context, layout, DType::float32, ParameterStore::Role::inference);
   store.initialize(3);
   return extract_features(*context, vit, store, Network::student, images,
-                          {.crop_px = 16, .short_side_px = 18, .batch = 4, .threads = 2});
+                          {.crop_px = 16, .short_side_px = 18, .batch = 4, .threads = 2, .kind = kind});
 }
+
+FeatureTable network_features(const ImageSource& images) { return features_of_kind(images, {}); }
 
 }  // namespace
 
@@ -121,6 +123,12 @@ TEST_CASE("Linear features are the CLS tokens of the last blocks, or CLS and pat
   }
   check_close(flat(three), flat(expected_three), 1e-6, "CLS of three blocks");
   check_close(flat(average), flat(expected_average), 1e-6, "CLS and average");
+}
+
+TEST_CASE("Features of more blocks than there are take no memory") {
+  // As a file of features from elsewhere may ask for: a terabyte for these pictures.
+  CHECK(
+      contains(error_of([] { features_of_kind(SomeBroken(11, {}), {.blocks = 1'000'000'000}); }), "the network has 1"));
 }
 
 TEST_CASE("A tenth is held out, of each class") {
