@@ -12,50 +12,6 @@
 
 namespace dino::cuda {
 
-/// Two bf16 numbers in a register, `low` in the lower half, where the smaller column or row lies.
-__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
-#ifdef __CUDACC__
-  unsigned result;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
-  return result;
-#else
-  return BFloat16(low).bits | static_cast<unsigned>(BFloat16(high).bits) << 16;
-#endif
-}
-
-/// 2^x with a relative error of at most 2^-22; 0 for -infinity.
-__device__ __forceinline__ float exp2_approx(float x) {
-#ifdef __CUDACC__
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return std::exp2(x);
-#endif
-}
-
-/// 16 bytes at an address that is a multiple of 16.
-__device__ __forceinline__ void load_16_bytes(const void* from, unsigned (&to)[4]) {
-#ifdef __CUDACC__
-  const uint4 words = *static_cast<const uint4*>(from);
-  to[0] = words.x;
-  to[1] = words.y;
-  to[2] = words.z;
-  to[3] = words.w;
-#else
-  simt::require_aligned(from, 16);
-  std::memcpy(to, from, sizeof(to));
-#endif
-}
-__device__ __forceinline__ void store_16_bytes(const unsigned (&from)[4], void* to) {
-#ifdef __CUDACC__
-  *static_cast<uint4*>(to) = make_uint4(from[0], from[1], from[2], from[3]);
-#else
-  simt::require_aligned(to, 16);
-  std::memcpy(to, from, sizeof(from));
-#endif
-}
-
 #ifdef __CUDACC__
 
 __device__ __forceinline__ unsigned shared_address(const void* address) {
