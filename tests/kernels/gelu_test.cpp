@@ -36,8 +36,9 @@ static void check_accuracy(Stream& stream) {
   reference::gelu_forward({.x = x, .y = expected});
   for (std::int64_t i = 0; i < x.size(); ++i) {
     const double error = std::abs(y.at(i) - expected.at(i));
-    // Relative to y above 1; below, erf itself within 1e-7; in the negative tail relative again.
-    if (!(error <= 1.5e-7 * std::max(1.0, std::abs(x.at(i))))) FAIL("gelu(" << x.at(i) << ") is off by " << error);
+    // Relative to y above 1; below, erf itself within 1e-7, and CUDA's exponential and reciprocal within 2^-22 and
+    // 2^-23 of x·Φ(−|x|), which is at most 0.17; in the negative tail relative again.
+    if (!(error <= 2e-7 * std::max(1.0, std::abs(x.at(i))))) FAIL("gelu(" << x.at(i) << ") is off by " << error);
     if (x.at(i) > -8.0 && !(error <= 1e-5 * std::abs(expected.at(i)) + 1e-12))
       FAIL("gelu(" << x.at(i) << ") is relatively off");
   }
