@@ -7,7 +7,9 @@ namespace {
 template <typename T, int N>
 struct Elements {
   const T* x;
-  __device__ __forceinline__ void operator()(std::int64_t at, float (&values)[N]) const { load(x + at, values); }
+  __device__ __forceinline__ void operator()(const ColumnPlace& place, float (&values)[N]) const {
+    load(x + place.at, values);
+  }
 };
 
 }  // namespace

@@ -48,7 +48,8 @@ struct Gradient {
   const T *x, *dy;
   T* dx;
 
-  __device__ __forceinline__ void operator()(std::int64_t at, float (&values)[N]) const {
+  __device__ __forceinline__ void operator()(const ColumnPlace& place, float (&values)[N]) const {
+    const std::int64_t at = place.at;
     constexpr float kInverseRootTwoPi = 0.3989422804F;
     float dy_values[N];
     load(x + at, values);
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) backward_packs(const Body body, std:
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= packs) return;
   float values[N];
-  body(i * N, values);
+  body({.row = 0, .column = 0, .at = i * N}, values);
 }
 
 template <typename T, int N, GradientMode kMode>

@@ -271,8 +271,8 @@ void layer_norm_backward(const LayerNormBackward& args, Stream& stream) {
     });
   });
   if (!wants_parameters) return;
-  launch_add_partials(partial, blocks, 2 * width, width, args.dgamma, args.dgamma_mode, stream);
-  launch_add_partials(partial + width, blocks, 2 * width, width, args.dbeta, args.dbeta_mode, stream);
+  launch_add_partials(partial, blocks, 2 * width, width, column_target(args.dgamma, args.dgamma_mode),
+                      column_target(args.dbeta, args.dbeta_mode), stream);
 }
 
 }  // namespace dino::cuda
