@@ -36,7 +36,7 @@ DINO_OPERATION(assemble_tokens, AssembleTokens)
 
 /// d_embedded: the rows without CLS. d_positions: the sum over the sequences. d_cls: the sum over the CLS rows.
 /// Traffic: reads d_tokens once, writes d_embedded.
-/// Numerics: sums in fp32 in the order of the sequences, for any number of threads.
+/// Numerics: sums in fp32, in an order that depends on the sizes alone.
 struct AssembleTokensBackward {
   ConstArray d_tokens;  // (S·(1 + N), C) float32 or bfloat16
   Array d_embedded;     // (S·N, C), element type of d_tokens

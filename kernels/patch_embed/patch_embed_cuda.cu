@@ -1,4 +1,4 @@
-#include "kernels/common/cuda/launch.h"
+#include "kernels/column_sum/column_sum_cuda.h"
 #include "kernels/patch_embed/patch_embed.h"
 
 namespace dino::cuda {
@@ -7,32 +7,43 @@ namespace {
 constexpr int kThreads = 256;
 
 struct Pixels {
-  std::int64_t count;  // B·H·W
   int height, width, patch;
+  int blocks;                 // of a picture
   float scale[3], offset[3];  // of 8-bit pixels
 };
 
-/// A pixel per thread, in the order of the picture: reads are contiguous, and writes over the width of a patch.
-template <typename T, bool kBytes>
+/// N neighbouring pixels of one patch per thread, in the order of the picture: reads are contiguous, and writes over
+/// the width of a patch.
+template <typename T, int N, bool kBytes>
 __global__ void __launch_bounds__(kThreads) cut_patches(const void* images, T* patches, const Pixels args) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= args.count) return;
-  const int x = static_cast<int>(i % args.width);
-  const int y = static_cast<int>(i / args.width % args.height);
-  const std::int64_t image = i / args.width / args.height;
+  const int image = static_cast<int>(blockIdx.x) / args.blocks;
+  const int i = (static_cast<int>(blockIdx.x) % args.blocks * kThreads + static_cast<int>(threadIdx.x)) * N;
+  const int count = args.height * args.width;
+  if (i >= count) return;
+  const int x = i % args.width;
+  const int y = i / args.width;
   const int p = args.patch;
-  const std::int64_t row = (image * (args.height / p) + y / p) * (args.width / p) + x / p;
+  const std::int64_t row = (std::int64_t{image} * (args.height / p) + y / p) * (args.width / p) + x / p;
   T* to = patches + row * 3 * p * p + y % p * p + x % p;
+  Pack<std::uint8_t, N> bytes[3];  // of kBytes: the pixels' channels in turn
+  if constexpr (kBytes) {
+    const auto* from = static_cast<const std::uint8_t*>(images) + (std::int64_t{image} * count + i) * 3;
+#pragma unroll
+    for (int k = 0; k < 3; ++k) bytes[k] = *reinterpret_cast<const Pack<std::uint8_t, N>*>(from + k * N);
+  }
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    float value;
+    float values[N];
     if constexpr (kBytes) {
-      value =
-          fmaf(static_cast<float>(static_cast<const std::uint8_t*>(images)[i * 3 + c]), args.scale[c], args.offset[c]);
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const int at = 3 * n + c;
+        values[n] = fmaf(static_cast<float>(bytes[at / N].values[at % N]), args.scale[c], args.offset[c]);
+      }
     } else {
-      value = static_cast<const float*>(images)[((image * 3 + c) * args.height + y) * args.width + x];
+      load(static_cast<const float*>(images) + (std::int64_t{image} * 3 + c) * count + i, values);
     }
-    to[c * p * p] = from_float<T>(value);
+    store(values, to + c * p * p);
   }
 }
 
@@ -60,68 +71,56 @@ __global__ void __launch_bounds__(kThreads) assemble(const T* embedded, const fl
   store(values, tokens + token * width + column);
 }
 
-template <typename T>
-struct Backward {
+/// The gradient of tokens, (S, N·C): yields its elements for the sums over sequences, which are the gradients of the
+/// positions, and hands on those of patches.
+template <typename T, int N>
+struct Disassemble {
   const T* d_tokens;
-  T* d_embedded;               // null: ignored
-  float *d_cls, *d_positions;  // null: ignored
-  bool embedded_adds, cls_adds, positions_adds;
-  std::int64_t count;
-  int length, width;
+  T* d_embedded;  // null: ignored
+  bool adds;
+  int width;
+
+  __device__ __forceinline__ void operator()(const ColumnPlace& place, float (&values)[N]) const {
+    load(d_tokens + place.at, values);
+    if (d_embedded == nullptr || place.column < width) return;  // CLS comes first
+    T* to = d_embedded + (place.at - (place.row + 1) * width);
+    float result[N] = {};
+    if (adds) load(to, result);
+#pragma unroll
+    for (int k = 0; k < N; ++k) result[k] += values[k];
+    store(result, to);
+  }
 };
-
-template <typename T, int N>
-__device__ __forceinline__ void put(const float (&values)[N], T* to, bool adds) {
-  float result[N] = {};
-  if (adds) load(to, result);
-#pragma unroll
-  for (int k = 0; k < N; ++k) result[k] += values[k];
-  store(result, to);
-}
-
-/// A pack of a position per thread, over all sequences in their order.
-template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) disassemble(const Backward<T> args) {
-  const int packs_per_row = args.width / N;
-  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= std::int64_t{packs_per_row} * args.length) return;
-  const int column = static_cast<int>(i % packs_per_row) * N;
-  const int place = static_cast<int>(i / packs_per_row);
-  float sums[N] = {};
-  for (std::int64_t s = 0; s < args.count; ++s) {
-    float values[N];
-    load(args.d_tokens + (s * args.length + place) * args.width + column, values);
-    if (place > 0 && args.d_embedded != nullptr) {
-      put(values, args.d_embedded + (s * (args.length - 1) + place - 1) * args.width + column, args.embedded_adds);
-    }
-#pragma unroll
-    for (int k = 0; k < N; ++k) sums[k] += values[k];
-  }
-  if (args.d_positions != nullptr) {
-    put(sums, args.d_positions + std::int64_t{place} * args.width + column, args.positions_adds);
-  }
-  if (place == 0 && args.d_cls != nullptr) put(sums, args.d_cls + column, args.cls_adds);
-}
 
 }  // namespace
 
 void patchify(const Patchify& args, Stream& stream) {
   check_patch_embed(args);
   const bool bytes = args.images.dtype() == DType::uint8;
-  Pixels pixels{.count = args.images.size() / 3,
-                .height = static_cast<int>(args.images.extent(bytes ? 1 : 2)),
+  Pixels pixels{.height = static_cast<int>(args.images.extent(bytes ? 1 : 2)),
                 .width = static_cast<int>(args.images.extent(bytes ? 2 : 3)),
                 .patch = static_cast<int>(args.patch_px),
+                .blocks = 0,
                 .scale = {},
                 .offset = {}};
   for (std::size_t c = 0; c < 3; ++c) {
     pixels.scale[c] = static_cast<float>(1.0 / (255.0 * static_cast<double>(args.std[c])));
     pixels.offset[c] = static_cast<float>(-static_cast<double>(args.mean[c]) / static_cast<double>(args.std[c]));
   }
+  // Rows of pictures and patches are multiples of this, and so is where they begin.
+  constexpr int kWide = 8;
+  const auto aligned = [](const auto& array) { return reinterpret_cast<std::uintptr_t>(array.data()) % 16 == 0; };
+  const bool wide = args.patch_px % kWide == 0 && aligned(args.images) && aligned(args.patches);
   visit_compute_type(args.patches.dtype(), "patchify", [&](auto zero) {
     using T = decltype(zero);
-    launch(bytes ? cut_patches<T, true> : cut_patches<T, false>, {blocks_for(pixels.count, kThreads), kThreads}, stream,
-           args.images.data(), args.patches.as<T>(), pixels);
+    const auto cut = [&](auto n) {
+      pixels.blocks =
+          static_cast<int>(blocks_for(std::int64_t{pixels.height} * pixels.width, std::int64_t{n} * kThreads));
+      launch(bytes ? cut_patches<T, n, true> : cut_patches<T, n, false>,
+             {static_cast<unsigned>(args.images.extent(0)) * static_cast<unsigned>(pixels.blocks), kThreads}, stream,
+             args.images.data(), args.patches.as<T>(), pixels);
+    };
+    wide ? cut(std::integral_constant<int, kWide>{}) : cut(std::integral_constant<int, 1>{});
   });
 }
 
@@ -141,25 +140,22 @@ void assemble_tokens(const AssembleTokens& args, Stream& stream) {
 
 void assemble_tokens_backward(const AssembleTokensBackward& args, Stream& stream) {
   check_patch_embed(args);
-  const std::int64_t length = args.d_tokens.extent(0) / args.count;
   const std::int64_t width = args.d_tokens.extent(1);
+  const ColumnBlocks blocks(args.count, args.d_tokens.size() / args.count);
+  auto* partial = static_cast<float*>(stream.scratch(blocks.partial_bytes()));
   visit_compute_type(args.d_tokens.dtype(), "assemble_tokens_backward", [&](auto zero) {
     using T = decltype(zero);
-    const Backward<T> backward{.d_tokens = args.d_tokens.as<T>(),
-                               .d_embedded = wanted<T>(args.d_embedded, args.embedded_mode),
-                               .d_cls = wanted<float>(args.d_cls, args.cls_mode),
-                               .d_positions = wanted<float>(args.d_positions, args.positions_mode),
-                               .embedded_adds = args.embedded_mode == GradientMode::accumulate,
-                               .cls_adds = args.cls_mode == GradientMode::accumulate,
-                               .positions_adds = args.positions_mode == GradientMode::accumulate,
-                               .count = args.count,
-                               .length = static_cast<int>(length),
-                               .width = static_cast<int>(width)};
-    const int pack = pack_size<T>(width, args.d_tokens, args.d_embedded, args.d_cls, args.d_positions);
-    with_pack<T>(pack, [&](auto n) {
-      launch(disassemble<T, n>, {blocks_for(length * width / n, kThreads), kThreads}, stream, backward);
+    with_pack<T>(pack_size<T>(width, args.d_tokens, args.d_embedded), [&](auto n) {
+      const Disassemble<T, n> body{.d_tokens = args.d_tokens.as<T>(),
+                                   .d_embedded = wanted<T>(args.d_embedded, args.embedded_mode),
+                                   .adds = args.embedded_mode == GradientMode::accumulate,
+                                   .width = static_cast<int>(width)};
+      sum_columns<n>(body, blocks, partial, args.d_positions, args.positions_mode, stream);
     });
   });
+  // A sequence begins with its CLS row.
+  launch_add_partials(partial, blocks.count, blocks.columns, width, column_target(args.d_cls, args.cls_mode), {},
+                      stream);
 }
 
 }  // namespace dino::cuda
