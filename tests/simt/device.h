@@ -44,8 +44,8 @@ struct ThreadView {
 };
 const ThreadView& this_thread();
 
-/// Which warp of a block goes first, and which lane of a warp. A warp runs as far as it gets, so that a missing barrier
-/// shows in at least one order.
+/// Which block of a grid goes first, which warp of a block, and which lane of a warp. A warp runs as far as it gets, so
+/// that a missing barrier shows in at least one order.
 enum class Schedule : std::uint8_t { ascending, descending, shuffled };
 void set_schedule(Schedule schedule);
 
@@ -132,9 +132,6 @@ inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mas
 inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
-inline float normcdff(float x) {
-  return static_cast<float>(0.5 * std::erfc(-static_cast<double>(x) * 0.70710678118654752));
-}
 using std::fmaf;
 using std::isfinite;
 // Sources for the host are compiled without fusing products into sums.

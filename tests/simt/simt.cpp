@@ -15,6 +15,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -333,19 +334,22 @@ void check_launch(const dim3& grid, const dim3& block, std::size_t shared_bytes)
 void run_grid(const dim3& grid, const dim3& block, std::size_t shared_bytes, const std::function<void()>& kernel) {
   check_launch(grid, block, shared_bytes);
   static Stacks stacks;
+  // No order of blocks is promised: what needs one fails in at least one of the schedules.
+  std::vector<std::size_t> order(std::size_t{grid.x} * grid.y * grid.z);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  if (current_schedule == Schedule::descending) std::reverse(order.begin(), order.end());
+  if (current_schedule == Schedule::shuffled) std::shuffle(order.begin(), order.end(), std::mt19937());
   std::uint32_t seed = 0;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        Block current(grid, block, {x, y, z}, shared_bytes, kernel, stacks, current_schedule, ++seed);
-        const CurrentBlock guard(current);
-        try {
-          current.run();
-        } catch (...) {
-          stacks.clean();
-          throw;
-        }
-      }
+  for (const std::size_t i : order) {
+    const uint3 index{static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                      static_cast<unsigned>(i / grid.x / grid.y)};
+    Block current(grid, block, index, shared_bytes, kernel, stacks, current_schedule, ++seed);
+    const CurrentBlock guard(current);
+    try {
+      current.run();
+    } catch (...) {
+      stacks.clean();
+      throw;
     }
   }
 }

@@ -99,6 +99,17 @@ __global__ void add_one(const float* x, float* y, int n) {
 
 __global__ void read_at(const float* x, float* y, int i) { y[0] = x[i]; }
 
+__global__ void read_pack(const float* x, float* y) {
+  float pack[4];
+  cuda::load(x, pack);
+  y[0] = pack[3];
+}
+
+/// Goes right only where blocks run in ascending order.
+__global__ void count_blocks(float* y) {
+  if (threadIdx.x == 0) y[blockIdx.x] = blockIdx.x == 0 ? 1 : y[blockIdx.x - 1] + 1;
+}
+
 /// Every lane writes what the warp's operations give it.
 __global__ void warp_operations(std::int32_t* out) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -189,6 +200,8 @@ TEST_CASE("simt refuses launches that a GPU does not start, and memory that it d
   CHECK(error({1, 1}, x.as<float>(), y.as<float>()).empty());
   CHECK(error({dim3(1, 0), 1}, x.as<float>(), y.as<float>()).empty());
   CHECK(error({dim3(1, 65536), 1}, x.as<float>(), y.as<float>()).find("a grid has at most") != std::string::npos);
+  CHECK(error({dim3(1, 1, 65536), 1}, x.as<float>(), y.as<float>()).find("a grid has at most") != std::string::npos);
+  CHECK(error({0x80000000U, 1}, x.as<float>(), y.as<float>()).find("a grid has at most") != std::string::npos);
   CHECK(error({1, dim3(1, 1, 65)}, x.as<float>(), y.as<float>()).find("layers of threads") != std::string::npos);
   CHECK(error({1, 1025}, x.as<float>(), y.as<float>()).find("a block has 1 to") != std::string::npos);
   CHECK(error({1, 1, 228 << 10}, x.as<float>(), y.as<float>()).find("shared memory") != std::string::npos);
@@ -197,6 +210,29 @@ TEST_CASE("simt refuses launches that a GPU does not start, and memory that it d
   const std::vector<float> heap{1};
   CHECK(error({1, 1}, &local, y.as<float>()).find("host memory") != std::string::npos);
   CHECK(error({1, 1}, heap.data(), y.as<float>()).find("host memory") != std::string::npos);
+}
+
+TEST_CASE("simt finds a kernel that needs an order of its blocks") {
+  const auto stream = simt::make_host_stream();
+  int wrong = 0;
+  for (const simt::Schedule schedule : kSchedules) {
+    HostArray out = from_values(DType::float32, {4}, {NAN, NAN, NAN, NAN});
+    simt::set_schedule(schedule);
+    cuda::launch(count_blocks, {4, 32}, *stream, out.as<float>());
+    wrong += out.at(3) == 4 ? 0 : 1;
+  }
+  simt::set_schedule(simt::Schedule::ascending);
+  CHECK(wrong >= 1);
+}
+
+TEST_CASE("simt's sanitizer sees a pack at an address that is no multiple of its size") {
+  const auto stream = simt::make_host_stream();
+  const HostArray x = random_normal(DType::float32, {16}, 1);
+  HostArray y(DType::float32, {1});
+  const auto aligned = static_cast<int>(reinterpret_cast<std::uintptr_t>(x.as<float>()) / 4 % 4);
+  const auto read = [&](int i) { cuda::launch(read_pack, {1, 1}, *stream, x.as<float>() + i, y.as<float>()); };
+  CHECK_FALSE(kills([&] { read((4 - aligned) % 4); }));
+  CHECK(kills([&] { read((4 - aligned) % 4 + 1); }));
 }
 
 TEST_CASE("simt's address sanitizer sees accesses outside of shared memory and of arrays") {
