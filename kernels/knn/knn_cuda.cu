@@ -97,8 +97,8 @@ struct List {
         if (before(of_lane(mine, steps + step - 1), entry)) steps += step;
       }
       if (before(of_lane(mine, steps), entry)) ++steps;
-      // This also waits until all lanes have read.
       if (!__any_sync(kWholeWarp, i < size && steps > 0)) break;
+      __syncwarp();  // all lanes have read: a vote alone orders no memory
       if (steps > 0 && i + steps < size) put(i + steps, entry);
       __syncwarp();
     }
