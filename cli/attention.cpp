@@ -221,8 +221,8 @@ int attention_command(Options options) {
 
 }  // namespace
 
-void add_attention_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_attention_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "attention",
       "Draw what the CLS token looks at: a heat map per head, their mean, overlays, threshold masks, and a sheet of "
       "all.\n\n"
@@ -233,41 +233,40 @@ void add_attention_command(CLI::App& app, Run& run) {
       "  dino_cuda attention photo.jpg --rollout --preview      all layers together, shown in the terminal too\n"
       "  dino_cuda attention photo.jpg --weights runs/a/last.safetensors --weights runs/b/last.safetensors\n");
   auto options = std::make_shared<Options>();
-  command->add_option("images", options->images, "JPEG, PNG, …")->required()->type_name("IMAGE");
+  command.add_option("images", options->images, "JPEG, PNG, …").required().type_name("IMAGE");
   command
-      ->add_option("--weights", options->weights,
-                   "checkpoint or weights (default: the newest last.safetensors under runs/); given several times: one "
-                   "sheet with a row for each")
-      ->allow_extra_args(false)
-      ->type_name("FILE");
-  command->add_option("--network", options->network.network, "which network of a checkpoint")
-      ->check(CLI::IsMember({"teacher", "student"}))
-      ->capture_default_str();
-  add_foreign_weights_options(*command, options->network);
-  add_device_option(*command, options->network.device);
-  command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
-  command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the image")
-      ->check(CLI::Range(1, 8192))
-      ->capture_default_str();
-  command->add_option("--threshold", options->attention.threshold, "share of the mass that masks keep; 0: no masks")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  command->add_option("--layer", options->attention.layer, "block, negative from the end")->capture_default_str();
-  command->add_option("--head", options->head, "all, mean, or the number of a head")->capture_default_str();
-  command->add_flag("--rollout", options->rollout,
-                    "attention of all layers together instead of one: their products, with a half of each for the "
-                    "residual (Abnar and Zuidema)");
-  command->add_flag("--contours", options->contours, "also outline the masks on the picture");
-  command->add_option("--colors", options->colors, "heat, viridis, inferno, or turbo (a rainbow)")
-      ->check(CLI::IsMember({"heat", "viridis", "inferno", "turbo"}))
-      ->capture_default_str();
-  command->add_flag("--preview", options->preview,
-                    "also show the sheet in the terminal, which must know 24-bit colours");
-  command->add_option("--raw", options->raw, "also write the numbers as safetensors")->type_name("FILE");
-  command->add_option("--limit", options->limit, "draw only so many of the images, spread over the list")
-      ->check(CLI::PositiveNumber);
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return attention_command(*options); }; });
+      .add_option("--weights", options->weights,
+                  "checkpoint or weights (default: the newest last.safetensors under runs/); given several times: one "
+                  "sheet with a row for each")
+      .allow_extra_args(false)
+      .type_name("FILE");
+  command.add_option("--network", options->network.network, "which network of a checkpoint")
+      .one_of({"teacher", "student"})
+      .capture_default_str();
+  add_foreign_weights_options(command, options->network);
+  add_device_option(command, options->network.device);
+  command.add_option("--output", options->output, "folder for the pictures").type_name("DIR").capture_default_str();
+  command.add_option("--image-size", options->image_px, "short side in pixels at which the network sees the image")
+      .in_range(1, 8192)
+      .capture_default_str();
+  command.add_option("--threshold", options->attention.threshold, "share of the mass that masks keep; 0: no masks")
+      .in_range(0.0, 1.0)
+      .capture_default_str();
+  command.add_option("--layer", options->attention.layer, "block, negative from the end").capture_default_str();
+  command.add_option("--head", options->head, "all, mean, or the number of a head").capture_default_str();
+  command.add_flag("--rollout", options->rollout,
+                   "attention of all layers together instead of one: their products, with a half of each for the "
+                   "residual (Abnar and Zuidema)");
+  command.add_flag("--contours", options->contours, "also outline the masks on the picture");
+  command.add_option("--colors", options->colors, "heat, viridis, inferno, or turbo (a rainbow)")
+      .one_of({"heat", "viridis", "inferno", "turbo"})
+      .capture_default_str();
+  command.add_flag("--preview", options->preview,
+                   "also show the sheet in the terminal, which must know 24-bit colours");
+  command.add_option("--raw", options->raw, "also write the numbers as safetensors").type_name("FILE");
+  command.add_option("--limit", options->limit, "draw only so many of the images, spread over the list").positive();
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return attention_command(*options); }; });
 }
 
 }  // namespace dino

@@ -51,8 +51,7 @@ void refuse_unknown_operations(const std::vector<std::string>& words, const std:
   for (const bench::Benchmark& benchmark : all) names.push_back(benchmark.operation);
   for (const std::string& word : words) {
     if (std::find(names.begin(), names.end(), word) != names.end()) continue;
-    throw CLI::ValidationError(word,
-                               fmt::format("no benchmark has this name; try {}, or --list", nearest_name(word, names)));
+    refuse_word(word, fmt::format("no benchmark has this name; try {}, or --list", nearest_name(word, names)));
   }
 }
 
@@ -134,8 +133,8 @@ int bench_operations(const BenchOptions& options) {
 
 }  // namespace
 
-void add_bench_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_bench_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "bench",
       "Measure speed on this machine: every kernel over cold caches at the sizes of a DINO step, against the "
       "machine's\n"
@@ -149,35 +148,34 @@ void add_bench_command(CLI::App& app, Run& run) {
       "  dino_cuda bench --baseline before.json           status 3 where something got slower\n"
       "  dino_cuda bench step --arch vit_small            the whole training step\n");
   auto options = std::make_shared<BenchOptions>();
-  command->add_option("operations", options->operations, "what to measure")->type_name("OPERATION");
-  add_device_option(*command, options->device);
-  command->add_option("--shape", options->shape, "sizes of a step: vits16, vitb16 or tiny")->capture_default_str();
-  command->add_option("--images", options->images, "images of a step (default: the shape's, 4)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--threads", options->threads, "CPU threads (default: OMP_NUM_THREADS, else every core)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--repetitions", options->repetitions, "calls that are timed; the median counts")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  command.add_option("operations", options->operations, "what to measure").type_name("OPERATION");
+  add_device_option(command, options->device);
+  command.add_option("--shape", options->shape, "sizes of a step: vits16, vitb16 or tiny").capture_default_str();
+  command.add_option("--images", options->images, "images of a step (default: the shape's, 4)").positive();
+  command.add_option("--threads", options->threads, "CPU threads (default: OMP_NUM_THREADS, else every core)")
+      .positive();
+  command.add_option("--repetitions", options->repetitions, "calls that are timed; the median counts")
+      .positive()
+      .capture_default_str();
   command
-      ->add_option("--seconds", options->seconds,
-                   "most time for a kernel or a reference, but at least three calls, one of a reference")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_flag("--cpu_time", options->cpu_time, "measure CPU time: steady on a busy machine, with --threads 1");
-  command->add_flag("--alone", options->alone, "without the references");
+      .add_option("--seconds", options->seconds,
+                  "most time for a kernel or a reference, but at least three calls, one of a reference")
+      .not_negative()
+      .capture_default_str();
+  command.add_flag("--cpu_time", options->cpu_time, "measure CPU time: steady on a busy machine, with --threads 1");
+  command.add_flag("--alone", options->alone, "without the references");
   command
-      ->add_option("--json", options->json,
-                   "write the report as JSON to a file; without one, or with -, print it instead of the table")
-      ->expected(0, 1)
-      ->default_str("-")
-      ->type_name("FILE");
-  command->add_option("--baseline", options->baseline, "an earlier report to compare with")->type_name("FILE");
-  command->add_flag("--list", options->list, "name the benchmarks");
-  command->require_subcommand(0, 1);
-  add_bench_step_command(*command, run);
-  command->callback([command, options, &run] {
-    if (!command->get_subcommands().empty()) return;
+      .add_option("--json", options->json,
+                  "write the report as JSON to a file; without one, or with -, print it instead of the table")
+      .expected(0, 1)
+      .default_str("-")
+      .type_name("FILE");
+  command.add_option("--baseline", options->baseline, "an earlier report to compare with").type_name("FILE");
+  command.add_flag("--list", options->list, "name the benchmarks");
+  command.require_subcommand(0, 1);
+  add_bench_step_command(command, run);
+  command.callback([command, options, &run] {
+    if (command.has_subcommand()) return;
     refuse_unknown_operations(options->operations, bench::benchmarks());
     run = [options] { return bench_operations(*options); };
   });

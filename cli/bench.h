@@ -5,6 +5,6 @@
 namespace dino {
 
 /// Adds `bench step` to the command `bench`.
-void add_bench_step_command(CLI::App& bench, Run& run);
+void add_bench_step_command(Command bench, Run& run);
 
 }  // namespace dino

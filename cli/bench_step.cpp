@@ -313,8 +313,8 @@ int bench_step(const StepOptions& options) {
 
 }  // namespace
 
-void add_bench_step_command(CLI::App& bench, Run& run) {
-  CLI::App* command = bench.add_subcommand(
+void add_bench_step_command(Command bench, Run& run) {
+  const Command command = bench.add_subcommand(
       "step",
       "Measure the whole training step on crops of noise that are in memory already: teacher, student, loss, backward\n"
       "and update. Every key of the configuration is an option; lr is fixed and the last layer is trained.\n\n"
@@ -323,23 +323,20 @@ void add_bench_step_command(CLI::App& bench, Run& run) {
       "  dino_cuda bench step --config configs/scenes.toml --json\n"
       "  dino_cuda bench step --communicator nccl      on a GPU: sums over one rank by NCCL, for what it costs\n");
   auto options = std::make_shared<StepOptions>();
-  command->add_option("--config", options->config, "TOML file; what it leaves out has the official default")
-      ->type_name("FILE");
-  command->add_option("--batch", options->batch, "batch_size_per_gpu (default: the file's, else 4)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--steps", options->steps, "steps that are measured; the median counts")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--warmup", options->warmup, "steps before these")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_flag("--operations", options->operations,
-                    "what each operation took, by kind and size; waits for the device after each");
-  add_json_option(*command, options->json);
-  add_config_options(*command, options->overrides);
-  command->allow_extras();  // reported below, with the key that was probably meant
-  command->callback([command, options, &run] {
-    refuse_extras(*command);
+  command.add_option("--config", options->config, "TOML file; what it leaves out has the official default")
+      .type_name("FILE");
+  command.add_option("--batch", options->batch, "batch_size_per_gpu (default: the file's, else 4)").positive();
+  command.add_option("--steps", options->steps, "steps that are measured; the median counts")
+      .positive()
+      .capture_default_str();
+  command.add_option("--warmup", options->warmup, "steps before these").not_negative().capture_default_str();
+  command.add_flag("--operations", options->operations,
+                   "what each operation took, by kind and size; waits for the device after each");
+  add_json_option(command, options->json);
+  add_config_options(command, options->overrides);
+  command.allow_extras();  // reported below, with the key that was probably meant
+  command.callback([command, options, &run] {
+    refuse_extras(command);
     run = [options] { return bench_step(*options); };
   });
 }

@@ -2,6 +2,8 @@
 
 #include "train/config.h"
 
+#include <CLI/CLI.hpp>
+
 #include <algorithm>
 #include <sstream>
 
@@ -98,9 +100,9 @@ std::string CommandEntry::summary() const {
   return description;
 }
 
-std::vector<CommandEntry> command_tree(const CLI::App& app) {
+std::vector<CommandEntry> command_tree(Command program) {
   std::vector<CommandEntry> tree;
-  collect(app, "", tree);
+  collect(program.app(), "", tree);
   return tree;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command.h"
 
 #include <string>
 #include <vector>
@@ -12,7 +12,7 @@ enum class ArgumentKind { none, text, choice, device, file, folder };
 
 struct OptionEntry {
   std::vector<std::string> names;  // `--weights`; empty for a positional argument
-  std::string value_name;         // `FILE`, `{teacher,student}`; empty for flags
+  std::string value_name;          // `FILE`, `{teacher,student}`; empty for flags
   std::string description, default_value;
   std::string section;  // of a key of the configuration, else empty
   ArgumentKind kind = ArgumentKind::none;
@@ -35,6 +35,6 @@ struct CommandEntry {
 
 /// The program and all of its commands, each before its subcommands: what help, completion and the man page are made
 /// of.
-std::vector<CommandEntry> command_tree(const CLI::App& app);
+std::vector<CommandEntry> command_tree(Command program);
 
 }  // namespace dino

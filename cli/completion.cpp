@@ -237,8 +237,8 @@ function __dino_cuda_at
 
 }  // namespace
 
-void add_completion_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_completion_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "completion",
       "Print a script that lets a shell complete commands, options, their choices and the keys of a configuration.\n\n"
       "  source <(dino_cuda completion bash)                                     in this shell; zsh after compinit\n"
@@ -247,9 +247,9 @@ void add_completion_command(CLI::App& app, Run& run) {
       "  dino_cuda completion zsh > ~/.zsh/_dino_cuda                            a folder of $fpath\n"
       "  dino_cuda completion fish > ~/.config/fish/completions/dino_cuda.fish\n");
   auto shell = std::make_shared<std::string>();
-  command->add_option("shell", *shell, "which shell")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
-  command->callback([shell, &app, &run] {
-    run = [shell, &app] {
+  command.add_option("shell", *shell, "which shell").required().one_of({"bash", "zsh", "fish"});
+  command.callback([shell, app, &run] {
+    run = [shell, app] {
       const std::vector<CommandEntry> tree = command_tree(app);
       if (*shell == "bash") print_bash(tree);
       if (*shell == "zsh") print_zsh(tree);

@@ -3,6 +3,8 @@
 #include "kernels/common/error.h"
 #include "train/config_table.h"
 
+#include <CLI/CLI.hpp>
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -30,7 +32,7 @@ std::string placeholder_of(const ConfigField& field) {
 
 }  // namespace
 
-void add_config_options(CLI::App& command, const std::shared_ptr<ConfigOverrides>& overrides) {
+void add_config_options(Command command, const std::shared_ptr<ConfigOverrides>& overrides) {
   const auto table = config_table();
   const std::vector<ConfigKey> keys = config_keys();  // in the same order
   for (std::size_t i = 0; i < keys.size(); ++i) {
@@ -41,7 +43,7 @@ void add_config_options(CLI::App& command, const std::shared_ptr<ConfigOverrides
       return true;
     };
     CLI::Option* option =
-        command.add_option("--" + name, set, fmt::format("{} (default: {})", key.comment, key.default_value));
+        command.app().add_option("--" + name, set, fmt::format("{} (default: {})", key.comment, key.default_value));
     option->group(std::string(key.section))->type_name(placeholder_of(table[i]))->type_size(1);
     key.is_list ? option->expected(1, 16) : option->expected(1);
   }
@@ -54,20 +56,20 @@ TrainConfig effective_config(const std::string& path, const ConfigOverrides& ove
   return config;
 }
 
-void refuse_extras(const CLI::App& command) {
-  for (const std::string& word : command.remaining()) {
-    if (!word.starts_with("--")) throw CLI::ValidationError(word, "unexpected argument");
+void refuse_extras(Command command) {
+  for (const std::string& word : command.app().remaining()) {
+    if (!word.starts_with("--")) refuse_word(word, "unexpected argument");
     std::vector<std::string> options;
-    for (const CLI::Option* option : command.get_options()) {
+    for (const CLI::Option* option : command.app().get_options()) {
       if (!option->get_lnames().empty()) options.push_back(option->get_lnames().front());
     }
     const std::vector<std::string_view> names(options.begin(), options.end());
     const std::string name = word.substr(2, word.find('=') - 2);
     if (name == "config") {
-      throw CLI::ValidationError(
-          "--config", fmt::format("unknown option; try dino_cuda {} config.toml, without it", command.get_name()));
+      refuse_word("--config",
+                  fmt::format("unknown option; try dino_cuda {} config.toml, without it", command.app().get_name()));
     }
-    throw CLI::ValidationError("--" + name, fmt::format("unknown option; try --{}", nearest_name(name, names)));
+    refuse_word("--" + name, fmt::format("unknown option; try --{}", nearest_name(name, names)));
   }
 }
 

@@ -1,8 +1,7 @@
 #pragma once
 
+#include "cli/command.h"
 #include "train/config.h"
-
-#include <CLI/CLI.hpp>
 
 #include <memory>
 #include <string>
@@ -15,12 +14,12 @@ namespace dino {
 using ConfigOverrides = std::vector<std::pair<std::string, std::string>>;
 
 /// Makes every key of the configuration an option of `command`, which adds to `overrides`.
-void add_config_options(CLI::App& command, const std::shared_ptr<ConfigOverrides>& overrides);
+void add_config_options(Command command, const std::shared_ptr<ConfigOverrides>& overrides);
 
 /// The file's configuration (the defaults where `path` is empty) under the command line's keys. Throws Error.
 TrainConfig effective_config(const std::string& path, const ConfigOverrides& overrides);
 
 /// Reports the words that no option took, with the option that was probably meant. For a command that allows extras.
-void refuse_extras(const CLI::App& command);
+void refuse_extras(Command command);
 
 }  // namespace dino

@@ -160,8 +160,8 @@ int convert_command(const Options& options) {
 
 }  // namespace
 
-void add_convert_command(CLI::App& app, Run& run) {
-  CLI::App* command =
+void add_convert_command(Command app, Run& run) {
+  const Command command =
       app.add_subcommand("convert",
                          "Write a trained network for other programs, or theirs for this one. See docs/weights.md.\n\n"
                          "  dino_cuda convert runs/mine/last.safetensors backbone.pth --to official\n"
@@ -170,29 +170,29 @@ void add_convert_command(CLI::App& app, Run& run) {
                          "  dino_cuda convert dino-vits16/ dino.safetensors --to timm\n");
   auto options = std::make_shared<Options>();
   command
-      ->add_option("in", options->in,
-                   "weights or checkpoint: .safetensors, .pth, .bin, *.index.json, or a folder of Hugging Face's")
-      ->required()
-      ->type_name("IN");
-  command->add_option("out", options->out, "NAME.safetensors, NAME.pth, NAME.bin or NAME.onnx; for hf a folder")
-      ->required()
-      ->type_name("OUT");
-  command->add_option("--to", options->form, "whose form")
-      ->required()
-      ->check(CLI::IsMember({"official", "timm", "hf", "dino_cuda", "onnx"}));
-  command->add_option("--which,--network", options->which, "which network of a checkpoint")
-      ->check(CLI::IsMember({"teacher", "student"}))
-      ->capture_default_str();
-  command->add_option("--dtype", options->dtype, "element type: fp32, fp16 or bf16 (default: that of IN)")
-      ->check(CLI::IsMember({"fp32", "fp16", "bf16"}));
-  command->add_option("--heads", options->heads, "attention heads, where IN does not say (default: width / 64)")
-      ->check(CLI::Range(1, 4096));
-  command->add_flag("--verify", options->verify, "read OUT back and compare its weights and features with IN");
-  command->add_flag("--force", options->force, "replace what OUT holds");
-  command->add_flag("--allow-unexpected", options->allow_unexpected,
-                    "ignore tensors in IN that the network has no place for");
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return convert_command(*options); }; });
+      .add_option("in", options->in,
+                  "weights or checkpoint: .safetensors, .pth, .bin, *.index.json, or a folder of Hugging Face's")
+      .required()
+      .type_name("IN");
+  command.add_option("out", options->out, "NAME.safetensors, NAME.pth, NAME.bin or NAME.onnx; for hf a folder")
+      .required()
+      .type_name("OUT");
+  command.add_option("--to", options->form, "whose form")
+      .required()
+      .one_of({"official", "timm", "hf", "dino_cuda", "onnx"});
+  command.add_option("--which,--network", options->which, "which network of a checkpoint")
+      .one_of({"teacher", "student"})
+      .capture_default_str();
+  command.add_option("--dtype", options->dtype, "element type: fp32, fp16 or bf16 (default: that of IN)")
+      .one_of({"fp32", "fp16", "bf16"});
+  command.add_option("--heads", options->heads, "attention heads, where IN does not say (default: width / 64)")
+      .in_range(1, 4096);
+  command.add_flag("--verify", options->verify, "read OUT back and compare its weights and features with IN");
+  command.add_flag("--force", options->force, "replace what OUT holds");
+  command.add_flag("--allow-unexpected", options->allow_unexpected,
+                   "ignore tensors in IN that the network has no place for");
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return convert_command(*options); }; });
 }
 
 }  // namespace dino

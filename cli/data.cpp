@@ -46,37 +46,38 @@ int draw_scenes(const SceneCommand& options) {
   return 0;
 }
 
-void add_scenes(CLI::App& data, Run& run) {
-  CLI::App* command = data.add_subcommand("scenes",
-                                          "Draw labelled scenes whose object masks are known: cut-out photographs on "
-                                          "blurred photographs, from the packages\n"
-                                          "tuxpaint-stamps-default and mate-backgrounds.\n\n"
-                                          "  dino_cuda data scenes --out data_sets/scenes\n");
+void add_scenes(Command data, Run& run) {
+  const Command command =
+      data.add_subcommand("scenes",
+                          "Draw labelled scenes whose object masks are known: cut-out photographs on "
+                          "blurred photographs, from the packages\n"
+                          "tuxpaint-stamps-default and mate-backgrounds.\n\n"
+                          "  dino_cuda data scenes --out data_sets/scenes\n");
   auto options = std::make_shared<SceneCommand>();
   SceneStyle& style = options->style;
-  command->add_option("--out", options->out, "folder to make; it must not exist")->required()->type_name("DIR");
-  command->add_option("--stamps", options->stamps, "folder of the cut-outs")->capture_default_str();
-  command->add_option("--backgrounds", options->backgrounds, "folder of photographs (JPEG)")->capture_default_str();
-  command->add_option("--table", options->table,
-                      "which cut-outs, and their classes: path<tab>class (default: built in)");
-  command->add_option("--size", style.size_px, "side of a scene in pixels")->capture_default_str();
-  command->add_option("--fill-min", style.fill_min, "least share of the frame that a cut-out fills")
-      ->capture_default_str();
-  command->add_option("--fill-max", style.fill_max, "largest share")->capture_default_str();
-  command->add_option("--rotation", style.rotation_deg, "largest turn in degrees")->capture_default_str();
-  command->add_option("--mirror", style.mirror, "probability of mirroring")->capture_default_str();
-  command->add_option("--blur-min", style.blur_min, "least blur of the background, as a share of the side")
-      ->capture_default_str();
-  command->add_option("--blur-max", style.blur_max, "largest blur")->capture_default_str();
-  command->add_option("--train", options->train_per_stamp, "training scenes per object")->capture_default_str();
-  command->add_option("--val", options->val_per_stamp, "validation scenes per object")->capture_default_str();
-  command->add_option("--test", options->test_per_stamp, "test scenes per object")->capture_default_str();
-  command->add_option("--max-stamps", options->max_stamps, "use only the first so many objects; 0: all")
-      ->capture_default_str();
-  command->add_option("--seed", options->seed, "seed of everything that is drawn")->capture_default_str();
-  command->add_option("--threads", options->threads, "0: one per processor")->capture_default_str();
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return draw_scenes(*options); }; });
+  command.add_option("--out", options->out, "folder to make; it must not exist").required().type_name("DIR");
+  command.add_option("--stamps", options->stamps, "folder of the cut-outs").capture_default_str();
+  command.add_option("--backgrounds", options->backgrounds, "folder of photographs (JPEG)").capture_default_str();
+  command.add_option("--table", options->table,
+                     "which cut-outs, and their classes: path<tab>class (default: built in)");
+  command.add_option("--size", style.size_px, "side of a scene in pixels").capture_default_str();
+  command.add_option("--fill-min", style.fill_min, "least share of the frame that a cut-out fills")
+      .capture_default_str();
+  command.add_option("--fill-max", style.fill_max, "largest share").capture_default_str();
+  command.add_option("--rotation", style.rotation_deg, "largest turn in degrees").capture_default_str();
+  command.add_option("--mirror", style.mirror, "probability of mirroring").capture_default_str();
+  command.add_option("--blur-min", style.blur_min, "least blur of the background, as a share of the side")
+      .capture_default_str();
+  command.add_option("--blur-max", style.blur_max, "largest blur").capture_default_str();
+  command.add_option("--train", options->train_per_stamp, "training scenes per object").capture_default_str();
+  command.add_option("--val", options->val_per_stamp, "validation scenes per object").capture_default_str();
+  command.add_option("--test", options->test_per_stamp, "test scenes per object").capture_default_str();
+  command.add_option("--max-stamps", options->max_stamps, "use only the first so many objects; 0: all")
+      .capture_default_str();
+  command.add_option("--seed", options->seed, "seed of everything that is drawn").capture_default_str();
+  command.add_option("--threads", options->threads, "0: one per processor").capture_default_str();
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return draw_scenes(*options); }; });
 }
 
 /// One bar for each step of getting a data set, in whole MiB.
@@ -145,7 +146,7 @@ int get_dataset(const GetOptions& options) {
   return 0;
 }
 
-void add_get(CLI::App& data, Run& run) {
+void add_get(Command data, Run& run) {
   std::string description =
       "Download a published data set, check it and unpack it. A download that was interrupted is continued; a set that "
       "is there already is left as it is.\n\n";
@@ -158,34 +159,33 @@ void add_get(CLI::App& data, Run& run) {
   description +=
       "\n  dino_cuda data get cifar10\n"
       "  dino_cuda data get tiny-imagenet --from ~/Downloads/tiny-imagenet-200.zip\n";
-  CLI::App* command = data.add_subcommand("get", description);
+  const Command command = data.add_subcommand("get", description);
   auto options = std::make_shared<GetOptions>();
-  command->add_option("name", options->name, "which data set")->required()->check(CLI::IsMember(names));
-  command->add_option("--output", options->output, "folder that the set becomes a folder of")
-      ->capture_default_str()
-      ->type_name("DIR");
-  command->add_option("--from", options->from, "an archive on this machine, or another URL of it (http, https, file)")
-      ->type_name("FILE|URL");
-  command->add_flag("--keep-archive", options->keep_archive,
-                    "do not remove the downloaded archive once it is unpacked");
+  command.add_option("name", options->name, "which data set").required().one_of(names);
+  command.add_option("--output", options->output, "folder that the set becomes a folder of")
+      .capture_default_str()
+      .type_name("DIR");
+  command.add_option("--from", options->from, "an archive on this machine, or another URL of it (http, https, file)")
+      .type_name("FILE|URL");
+  command.add_flag("--keep-archive", options->keep_archive, "do not remove the downloaded archive once it is unpacked");
   command
-      ->add_option("--md5", options->md5,
-                   "checksum to expect instead of the published one, for an archive of your own with a part of the "
-                   "set")
-      ->type_name("SUM");
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return get_dataset(*options); }; });
+      .add_option("--md5", options->md5,
+                  "checksum to expect instead of the published one, for an archive of your own with a part of the "
+                  "set")
+      .type_name("SUM");
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return get_dataset(*options); }; });
 }
 
 }  // namespace
 
-void add_data_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_data_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "data",
       "Make or fetch data sets.\n\n  dino_cuda data get cifar10\n  dino_cuda data scenes --out data_sets/scenes\n");
-  command->require_subcommand(1);
-  add_get(*command, run);
-  add_scenes(*command, run);
+  command.require_subcommand(1, 1);
+  add_get(command, run);
+  add_scenes(command, run);
 }
 
 }  // namespace dino

@@ -76,8 +76,8 @@ int eval_scenes(const SceneCommand& options) {
   return 0;
 }
 
-void add_scenes(CLI::App& eval, Run& run) {
-  CLI::App* command =
+void add_scenes(Command eval, Run& run) {
+  const Command command =
       eval.add_subcommand("scenes",
                           "Compare raw pixels, the untrained and the trained network on drawn scenes: k-NN by object "
                           "and by class, and how\n"
@@ -86,40 +86,37 @@ void add_scenes(CLI::App& eval, Run& run) {
                           "  dino_cuda eval scenes --weights runs/scenes/last.safetensors --data data_sets/scenes\n");
   auto options = std::make_shared<SceneCommand>();
   SceneEvaluationOptions& e = options->evaluation;
-  command->add_option("--weights", e.weights, "checkpoint or weights: .safetensors or .pth")
-      ->required()
-      ->type_name("FILE");
-  command->add_option("--data", e.data, "folder made by `dino_cuda data scenes`")->required()->type_name("DIR");
-  command->add_option("--split", e.split, "test, or val while a recipe is being chosen")
-      ->check(CLI::IsMember({"test", "val"}))
-      ->capture_default_str();
-  command->add_option("--image-size", e.image_px, "side at which networks see the scenes (default: the network's)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--k", e.k, "number of neighbours")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--temperature", e.temperature, "votes weigh exp(similarity / temperature)")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--threshold", e.threshold, "mass that a mask keeps")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  command->add_option("--threads", e.threads, "threads that decode (default: one per processor)")
-      ->check(CLI::PositiveNumber);
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return eval_scenes(*options); }; });
+  command.add_option("--weights", e.weights, "checkpoint or weights: .safetensors or .pth")
+      .required()
+      .type_name("FILE");
+  command.add_option("--data", e.data, "folder made by `dino_cuda data scenes`").required().type_name("DIR");
+  command.add_option("--split", e.split, "test, or val while a recipe is being chosen")
+      .one_of({"test", "val"})
+      .capture_default_str();
+  command.add_option("--image-size", e.image_px, "side at which networks see the scenes (default: the network's)")
+      .positive();
+  command.add_option("--k", e.k, "number of neighbours").positive().capture_default_str();
+  command.add_option("--temperature", e.temperature, "votes weigh exp(similarity / temperature)")
+      .positive()
+      .capture_default_str();
+  command.add_option("--threshold", e.threshold, "mass that a mask keeps").in_range(0.0, 1.0).capture_default_str();
+  command.add_option("--threads", e.threads, "threads that decode (default: one per processor)").positive();
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return eval_scenes(*options); }; });
 }
 
 }  // namespace
 
-void add_eval_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_eval_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "eval",
       "Measure what a network has learned.\n\n"
       "  dino_cuda eval knn --weights runs/mine/last.safetensors --train my/train --test my/test\n"
       "  dino_cuda eval linear --weights runs/mine/last.safetensors --train my/train --test my/test\n");
-  command->require_subcommand(1);
-  add_eval_knn(*command, run);
-  add_eval_linear(*command, run);
-  add_scenes(*command, run);
+  command.require_subcommand(1, 1);
+  add_eval_knn(command, run);
+  add_eval_linear(command, run);
+  add_scenes(command, run);
 }
 
 }  // namespace dino

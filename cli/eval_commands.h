@@ -5,7 +5,7 @@
 namespace dino {
 
 /// Each adds one subcommand of `eval`.
-void add_eval_knn(CLI::App& eval, Run& run);
-void add_eval_linear(CLI::App& eval, Run& run);
+void add_eval_knn(Command eval, Run& run);
+void add_eval_linear(Command eval, Run& run);
 
 }  // namespace dino

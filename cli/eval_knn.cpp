@@ -169,38 +169,32 @@ int eval_knn(const KnnCommand& options) {
 
 }  // namespace
 
-void add_eval_knn(CLI::App& eval, Run& run) {
-  CLI::App* command = eval.add_subcommand(
+void add_eval_knn(Command eval, Run& run) {
+  const Command command = eval.add_subcommand(
       "knn",
       "Classify images by their nearest neighbours among labelled ones, on frozen features.\n\n"
       "  dino_cuda eval knn --weights runs/mine/last.safetensors --train my/train --test my/test\n"
       "  dino_cuda eval knn --weights dino_deitsmall16_pretrain.pth --train imagenet/train --test imagenet/val --json\n"
       "  dino_cuda eval knn … --shots 1,5,10 --k 1,5      how far a few labelled images of each class lead\n");
   auto options = std::make_shared<KnnCommand>();
-  add_network_options(*command, options->network, true);
-  add_shared_network_options(*command, options->network);
-  command->add_option("--train", options->train, "labelled images that vote")->required()->type_name("DIR");
-  command->add_option("--test", options->test, "labelled images to classify")->required()->type_name("DIR");
-  command->add_option("--k", options->k, "numbers of neighbours")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      ->add_option("--shots", options->shots, "also with only so many labelled images of each class, drawn at random")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber);
-  command->add_option("--seeds", options->seeds, "number of draws for --shots")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--temperature", options->temperature, "votes weigh exp(similarity / temperature)")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--image-size", options->image_px, "side of the centre crop in pixels (default: the network's)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--resize", options->short_side_px, "short side before the crop (default: 256/224 of the crop)")
-      ->check(CLI::PositiveNumber);
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return eval_knn(*options); }; });
+  add_network_options(command, options->network, true);
+  add_shared_network_options(command, options->network);
+  command.add_option("--train", options->train, "labelled images that vote").required().type_name("DIR");
+  command.add_option("--test", options->test, "labelled images to classify").required().type_name("DIR");
+  command.add_option("--k", options->k, "numbers of neighbours").delimiter(',').positive().capture_default_str();
+  command.add_option("--shots", options->shots, "also with only so many labelled images of each class, drawn at random")
+      .delimiter(',')
+      .positive();
+  command.add_option("--seeds", options->seeds, "number of draws for --shots").positive().capture_default_str();
+  command.add_option("--temperature", options->temperature, "votes weigh exp(similarity / temperature)")
+      .positive()
+      .capture_default_str();
+  command.add_option("--image-size", options->image_px, "side of the centre crop in pixels (default: the network's)")
+      .positive();
+  command.add_option("--resize", options->short_side_px, "short side before the crop (default: 256/224 of the crop)")
+      .positive();
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return eval_knn(*options); }; });
 }
 
 }  // namespace dino

@@ -163,8 +163,8 @@ int eval_linear(const LinearCommand& options) {
 
 }  // namespace
 
-void add_eval_linear(CLI::App& eval, Run& run) {
-  CLI::App* command = eval.add_subcommand(
+void add_eval_linear(Command eval, Run& run) {
+  const Command command = eval.add_subcommand(
       "linear",
       "Train linear classifiers on frozen features, as DINO's linear evaluation does: CLS tokens of the last 4 blocks "
       "(ViT-B: of the last\n"
@@ -179,45 +179,41 @@ void add_eval_linear(CLI::App& eval, Run& run) {
       "  dino_cuda eval linear … --gpus all                the images of a step are shared out, --batch to each\n");
   auto options = std::make_shared<LinearCommand>();
   LinearEvaluationOptions& e = options->evaluation;
-  add_network_options(*command, options->network, true);
-  add_shared_network_options(*command, options->network);
-  command->add_option("--train", options->train, "labelled images to train on")->required()->type_name("DIR");
-  command->add_option("--test", options->test, "labelled images to classify")->required()->type_name("DIR");
-  command->add_flag("--cached", e.cached,
-                    "compute the features of the training images once, from centre crops, instead of in every epoch "
-                    "from random crops");
+  add_network_options(command, options->network, true);
+  add_shared_network_options(command, options->network);
+  command.add_option("--train", options->train, "labelled images to train on").required().type_name("DIR");
+  command.add_option("--test", options->test, "labelled images to classify").required().type_name("DIR");
+  command.add_flag("--cached", e.cached,
+                   "compute the features of the training images once, from centre crops, instead of in every epoch "
+                   "from random crops");
   command
-      ->add_option("--lr", e.probe.learning_rates,
-                   "learning rates for batches of 256; the rate is multiplied by batch / 256 (official: 0.001)")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+      .add_option("--lr", e.probe.learning_rates,
+                  "learning rates for batches of 256; the rate is multiplied by batch / 256 (official: 0.001)")
+      .delimiter(',')
+      .positive()
+      .capture_default_str();
   command
-      ->add_option("--choose", options->choose,
-                   "images that decide on learning rate and epoch: test, as the official script; or held-out, a tenth "
-                   "of the training images")
-      ->check(CLI::IsMember({"test", "held-out"}))
-      ->capture_default_str();
-  command->add_option("--epochs", e.probe.epochs, "passes over the training images")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--batch", e.probe.batch, "images a step, of one rank")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--blocks", options->blocks, "CLS tokens of the last so many blocks (default: 4; ViT-B: 1)")
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--average-patches", options->average_patches,
-                    "with --blocks 1: also the mean of the patch tokens (default for ViT-B)");
-  command->add_option("--image-size", options->image_px, "side of the crops in pixels (default: the network's)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--resize", options->short_side_px, "short side before the centre crop (default: 256/224 of it)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--state", options->state, "keep classifiers and scores here after each epoch (.safetensors)")
-      ->type_name("FILE");
-  command->add_flag("--resume", e.resume, "go on from --state");
-  command->add_option("--seed", e.probe.seed, "of weights, order and crops")->capture_default_str();
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return eval_linear(*options); }; });
+      .add_option("--choose", options->choose,
+                  "images that decide on learning rate and epoch: test, as the official script; or held-out, a tenth "
+                  "of the training images")
+      .one_of({"test", "held-out"})
+      .capture_default_str();
+  command.add_option("--epochs", e.probe.epochs, "passes over the training images").positive().capture_default_str();
+  command.add_option("--batch", e.probe.batch, "images a step, of one rank").positive().capture_default_str();
+  command.add_option("--blocks", options->blocks, "CLS tokens of the last so many blocks (default: 4; ViT-B: 1)")
+      .positive();
+  command.add_flag("--average-patches", options->average_patches,
+                   "with --blocks 1: also the mean of the patch tokens (default for ViT-B)");
+  command.add_option("--image-size", options->image_px, "side of the crops in pixels (default: the network's)")
+      .positive();
+  command.add_option("--resize", options->short_side_px, "short side before the centre crop (default: 256/224 of it)")
+      .positive();
+  command.add_option("--state", options->state, "keep classifiers and scores here after each epoch (.safetensors)")
+      .type_name("FILE");
+  command.add_flag("--resume", e.resume, "go on from --state");
+  command.add_option("--seed", e.probe.seed, "of weights, order and crops").capture_default_str();
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return eval_linear(*options); }; });
 }
 
 }  // namespace dino

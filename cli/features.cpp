@@ -39,15 +39,15 @@ struct FeatureCommand {
   bool raw = false;
 };
 
-void add_feature_options(CLI::App& command, FeatureCommand& options) {
+void add_feature_options(Command command, FeatureCommand& options) {
   add_network_options(command, options.network, false);
   command.add_option("--split", options.split, "of a data set that has splits: train, val or test")
-      ->check(CLI::IsMember({"train", "val", "test"}))
-      ->capture_default_str();
+      .one_of({"train", "val", "test"})
+      .capture_default_str();
   command.add_option("--image-size", options.image_px, "side of the centre crop in pixels (default: the network's)")
-      ->check(CLI::PositiveNumber);
+      .positive();
   command.add_option("--resize", options.short_side_px, "short side before the crop (default: 256/224 of the crop)")
-      ->check(CLI::PositiveNumber);
+      .positive();
 }
 
 FeatureOptions feature_options(const FeatureCommand& options, const VitConfig& config) {
@@ -342,8 +342,8 @@ int dedupe(const DedupeCommand& options) {
 
 }  // namespace
 
-void add_features_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_features_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "features",
       "Write what a network makes of every picture: one row of numbers each, with path and class.\n\n"
       "  dino_cuda features my/images --out features.safetensors       for search and dedupe, and for Python\n"
@@ -351,54 +351,52 @@ void add_features_command(CLI::App& app, Run& run) {
       "  dino_cuda features my/images --out numbers.csv                for a spreadsheet\n"
       "  dino_cuda features my/images --out f.npy --blocks 4 --raw     what the linear classifiers see\n");
   auto options = std::make_shared<ExportCommand>();
-  command->add_option("images", options->folder, "folder of pictures, or a list of them")->required()->type_name("DIR");
-  command->add_option("--out", options->out, "file to write: .safetensors, .npy or .csv")
-      ->required()
-      ->type_name("FILE");
-  add_feature_options(*command, options->features);
-  add_shared_network_options(*command, options->features.network);
-  command->add_option("--blocks", options->features.kind.blocks, "CLS tokens of the last so many blocks, side by side")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_flag("--average-patches", options->features.kind.average_patches,
-                    "also the mean of the patch tokens, interleaved");
-  command->add_flag("--raw", options->features.raw, "do not bring the rows to length 1");
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return export_features(*options); }; });
+  command.add_option("images", options->folder, "folder of pictures, or a list of them").required().type_name("DIR");
+  command.add_option("--out", options->out, "file to write: .safetensors, .npy or .csv").required().type_name("FILE");
+  add_feature_options(command, options->features);
+  add_shared_network_options(command, options->features.network);
+  command.add_option("--blocks", options->features.kind.blocks, "CLS tokens of the last so many blocks, side by side")
+      .positive()
+      .capture_default_str();
+  command.add_flag("--average-patches", options->features.kind.average_patches,
+                   "also the mean of the patch tokens, interleaved");
+  command.add_flag("--raw", options->features.raw, "do not bring the rows to length 1");
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return export_features(*options); }; });
 }
 
-void add_search_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_search_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "search",
       "Find the pictures that a network finds most similar to others: a list, and a sheet with a row for each "
       "query.\n\n"
       "  dino_cuda features my/images --out features.safetensors\n"
       "  dino_cuda search photo.jpg other.png --features features.safetensors --output nearest.png\n");
   auto options = std::make_shared<SearchCommand>();
-  command->add_option("queries", options->queries, "pictures to find the like of")
-      ->required()
-      ->check(CLI::ExistingFile)
-      ->type_name("IMAGE");
-  command->add_option("--features", options->features, "written by `dino_cuda features`, as .safetensors")
-      ->required()
-      ->type_name("FILE");
-  command->add_option("--weights", options->network.weights, "default: those that the features were made with")
-      ->type_name("FILE");
-  add_foreign_weights_options(*command, options->network);
-  command->add_option("--output", options->output, "PNG of the sheet")->type_name("FILE")->capture_default_str();
-  command->add_option("--count", options->count, "pictures to find for each query; the query itself is left out")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--tile", options->tile_px, "side of a picture on the sheet in pixels")
-      ->check(CLI::Range(16, 1024))
-      ->capture_default_str();
-  add_device_option(*command, options->network.device);
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return search(*options); }; });
+  command.add_option("queries", options->queries, "pictures to find the like of")
+      .required()
+      .existing_file()
+      .type_name("IMAGE");
+  command.add_option("--features", options->features, "written by `dino_cuda features`, as .safetensors")
+      .required()
+      .type_name("FILE");
+  command.add_option("--weights", options->network.weights, "default: those that the features were made with")
+      .type_name("FILE");
+  add_foreign_weights_options(command, options->network);
+  command.add_option("--output", options->output, "PNG of the sheet").type_name("FILE").capture_default_str();
+  command.add_option("--count", options->count, "pictures to find for each query; the query itself is left out")
+      .positive()
+      .capture_default_str();
+  command.add_option("--tile", options->tile_px, "side of a picture on the sheet in pixels")
+      .in_range(16, 1024)
+      .capture_default_str();
+  add_device_option(command, options->network.device);
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return search(*options); }; });
 }
 
-void add_dedupe_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_dedupe_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "dedupe",
       "List groups of pictures that are nearly the same: the cosine of their features reaches a threshold. Deletes "
       "nothing.\n\n"
@@ -406,17 +404,17 @@ void add_dedupe_command(CLI::App& app, Run& run) {
       "  dino_cuda dedupe --features features.safetensors --json > copies.json\n\n"
       "Look at the sheet before you trust a threshold: how alike two pictures must be depends on the network.\n");
   auto options = std::make_shared<DedupeCommand>();
-  command->add_option("images", options->folder, "folder of pictures, or a list of them")->type_name("DIR");
-  command->add_option("--features", options->file, "instead of a folder: written by `dino_cuda features`")
-      ->type_name("FILE");
-  add_feature_options(*command, options->features);
-  command->add_option("--threshold", options->threshold, "least cosine of two near copies")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  command->add_option("--sheet", options->sheet, "PNG of the largest groups: at most 20, and 8 pictures of each")
-      ->type_name("FILE");
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return dedupe(*options); }; });
+  command.add_option("images", options->folder, "folder of pictures, or a list of them").type_name("DIR");
+  command.add_option("--features", options->file, "instead of a folder: written by `dino_cuda features`")
+      .type_name("FILE");
+  add_feature_options(command, options->features);
+  command.add_option("--threshold", options->threshold, "least cosine of two near copies")
+      .in_range(0.0, 1.0)
+      .capture_default_str();
+  command.add_option("--sheet", options->sheet, "PNG of the largest groups: at most 20, and 8 pictures of each")
+      .type_name("FILE");
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return dedupe(*options); }; });
 }
 
 }  // namespace dino

@@ -202,8 +202,8 @@ int init(const InitCommand& options) {
 
 }  // namespace
 
-void add_init_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_init_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "init",
       "Look at a data set - how many pictures, how large, how many broken, grey or alike, which classes - and write a "
       "configuration\n"
@@ -213,19 +213,17 @@ void add_init_command(CLI::App& app, Run& run) {
       "  dino_cuda init my/photos\n"
       "  dino_cuda init my/photos --out photos.toml --device cpu\n");
   auto options = std::make_shared<InitCommand>();
-  command->add_option("images", options->images, "folder of pictures, with or without class folders, or a list of them")
-      ->required()
-      ->type_name("DIR");
-  command->add_option("--out", options->out, "file to write; it must not exist")
-      ->type_name("FILE")
-      ->capture_default_str();
-  add_device_option(*command, options->device);
+  command.add_option("images", options->images, "folder of pictures, with or without class folders, or a list of them")
+      .required()
+      .type_name("DIR");
+  command.add_option("--out", options->out, "file to write; it must not exist").type_name("FILE").capture_default_str();
+  add_device_option(command, options->device);
   command
-      ->add_option("--sample", options->sample, "pictures to look at, evenly spread; for a quarter of a minute at most")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return init(*options); }; });
+      .add_option("--sample", options->sample, "pictures to look at, evenly spread; for a quarter of a minute at most")
+      .positive()
+      .capture_default_str();
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return init(*options); }; });
 }
 
 }  // namespace dino

@@ -208,15 +208,14 @@ int wait_for(std::vector<Started>& ranks) {
 
 }  // namespace
 
-void add_launch_options(CLI::App& command, LaunchOptions& options) {
-  auto* gpus =
-      command
-          .add_option("--gpus", options.gpus, "start a process for each of these GPUs of this machine: 0,1,… or all")
-          ->type_name("LIST");
+void add_launch_options(Command command, LaunchOptions& options) {
+  const Option gpus =
+      command.add_option("--gpus", options.gpus, "start a process for each of these GPUs of this machine: 0,1,… or all")
+          .type_name("LIST");
   command.add_option("--ranks", options.ranks, "start so many processes on the CPU of this machine")
-      ->check(CLI::Range(1, 1024))
-      ->type_name("N")
-      ->excludes(gpus);
+      .in_range(1, 1024)
+      .type_name("N")
+      .excludes(gpus);
 }
 
 std::optional<int> launch_ranks(const LaunchOptions& options) {

@@ -1,10 +1,9 @@
 #pragma once
 
+#include "cli/command.h"
 #include "engine/communicator.h"
 #include "engine/communicators/world.h"
 #include "engine/context.h"
-
-#include <CLI/CLI.hpp>
 
 #include <memory>
 #include <optional>
@@ -19,7 +18,7 @@ struct LaunchOptions {
 };
 
 /// Adds --gpus and --ranks.
-void add_launch_options(CLI::App& command, LaunchOptions& options);
+void add_launch_options(Command command, LaunchOptions& options);
 
 /// Where ranks are asked for, starts this program again, with the same command line, once for each, waits for all, and
 /// returns the exit status: of the first that failed, else 0. Signals are passed on; when one rank fails the others get

@@ -40,11 +40,11 @@ MachineSummary summarize_machine(const std::string& device) {
   return machine;
 }
 
-void add_device_option(CLI::App& command, std::string& device) {
+void add_device_option(Command command, std::string& device) {
   command
       .add_option("--device", device,
                   "auto, cpu, cuda or cuda:N; auto is the first GPU where there are a driver and a card, else the CPU")
-      ->check([](const std::string& text) {
+      .check([](const std::string& text) {
         try {
           DeviceChoice::parse(text);
           return std::string();
@@ -52,8 +52,8 @@ void add_device_option(CLI::App& command, std::string& device) {
           return std::string(error.what());
         }
       })
-      ->type_name("DEVICE")
-      ->capture_default_str();
+      .type_name("DEVICE")
+      .capture_default_str();
 }
 
 std::string machine_name() {

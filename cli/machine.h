@@ -1,9 +1,8 @@
 #pragma once
 
+#include "cli/command.h"
 #include "engine/machine.h"
 #include "train/suggested_config.h"
-
-#include <CLI/CLI.hpp>
 
 #include <memory>
 #include <string>
@@ -22,7 +21,7 @@ std::string gpu_of_rank(const std::string& device, int local_rank);
 MachineSummary summarize_machine(const std::string& device);
 
 /// Adds --device to a command that takes no keys of the configuration.
-void add_device_option(CLI::App& command, std::string& device);
+void add_device_option(Command command, std::string& device);
 
 /// The model name of the processor; `unknown` where the system does not tell.
 std::string machine_name();

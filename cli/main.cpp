@@ -10,6 +10,8 @@
 #include "models/weights_file.h"
 #include "train/config.h"
 
+#include <CLI/CLI.hpp>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -48,16 +50,16 @@ void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>&
   if (arguments.front().starts_with('-')) {
     const std::string option = arguments.front().substr(0, arguments.front().find('='));
     if (app.get_option_no_throw(option) != nullptr) return;
-    throw CLI::ValidationError(
-        option, fmt::format("options stand behind their command; try dino_cuda COMMAND {}", arguments.front()));
+    dino::refuse_word(option,
+                      fmt::format("options stand behind their command; try dino_cuda COMMAND {}", arguments.front()));
   }
   std::vector<std::string_view> names;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
     if (command->get_name() == arguments.front()) return;
     names.push_back(command->get_name());
   }
-  throw CLI::ValidationError(arguments.front(),
-                             fmt::format("unknown command; try {}", dino::nearest_name(arguments.front(), names)));
+  dino::refuse_word(arguments.front(),
+                    fmt::format("unknown command; try {}", dino::nearest_name(arguments.front(), names)));
 }
 
 /// Names in files that come from elsewhere must not steer the terminal.
@@ -111,26 +113,27 @@ int run_program(int argc, char** argv) {
     const std::string text = shortened(in_plain_words(one_line(error.what())));
     return "dino_cuda: " + text + (text.find("; try ") == std::string::npos ? "; try --help" : "") + "\n";
   });
+  const dino::Command program(app);
   dino::Run run;
-  dino::add_init_command(app, run);
-  dino::add_train_command(app, run);
-  dino::add_plan_command(app, run);
-  dino::add_eval_command(app, run);
-  dino::add_attention_command(app, run);
-  dino::add_data_command(app, run);
-  dino::add_bench_command(app, run);
-  dino::add_convert_command(app, run);
-  dino::add_features_command(app, run);
-  dino::add_search_command(app, run);
-  dino::add_dedupe_command(app, run);
-  dino::add_pca_command(app, run);
-  dino::add_video_command(app, run);
-  dino::add_report_command(app, run);
-  dino::add_compare_command(app, run);
-  dino::add_selftest_command(app, run);
-  dino::add_completion_command(app, run);
-  dino::add_man_command(app, run);
-  dino::add_quiet_options(app);
+  dino::add_init_command(program, run);
+  dino::add_train_command(program, run);
+  dino::add_plan_command(program, run);
+  dino::add_eval_command(program, run);
+  dino::add_attention_command(program, run);
+  dino::add_data_command(program, run);
+  dino::add_bench_command(program, run);
+  dino::add_convert_command(program, run);
+  dino::add_features_command(program, run);
+  dino::add_search_command(program, run);
+  dino::add_dedupe_command(program, run);
+  dino::add_pca_command(program, run);
+  dino::add_video_command(program, run);
+  dino::add_report_command(program, run);
+  dino::add_compare_command(program, run);
+  dino::add_selftest_command(program, run);
+  dino::add_completion_command(program, run);
+  dino::add_man_command(program, run);
+  dino::add_quiet_options(program);
 
   std::vector<std::string> arguments = with_help_as_option({argv + 1, argv + argc});
   const bool takes_keys = !arguments.empty() &&

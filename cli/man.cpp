@@ -127,13 +127,13 @@ void print_man(const std::vector<CommandEntry>& tree) {
 
 }  // namespace
 
-void add_man_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand("man",
-                                         "Print the manual page: all commands, options and keys.\n\n"
-                                         "  dino_cuda man | man -l -\n"
-                                         "  dino_cuda man > ~/.local/share/man/man1/dino_cuda.1\n");
-  command->callback([&app, &run] {
-    run = [&app] {
+void add_man_command(Command app, Run& run) {
+  const Command command = app.add_subcommand("man",
+                                             "Print the manual page: all commands, options and keys.\n\n"
+                                             "  dino_cuda man | man -l -\n"
+                                             "  dino_cuda man > ~/.local/share/man/man1/dino_cuda.1\n");
+  command.callback([app, &run] {
+    run = [app] {
       print_man(command_tree(app));
       return 0;
     };

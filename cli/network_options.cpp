@@ -19,30 +19,30 @@ WeightsOptions NetworkOptions::weights_options() const {
           .allow_unexpected = allow_unexpected};
 }
 
-void add_foreign_weights_options(CLI::App& command, NetworkOptions& options) {
+void add_foreign_weights_options(Command command, NetworkOptions& options) {
   command.add_option("--heads", options.heads, "attention heads, where the weights do not say (default: width / 64)")
-      ->check(CLI::PositiveNumber);
+      .positive();
   command.add_flag("--allow-unexpected", options.allow_unexpected,
                    "ignore tensors of the weights that the network has no place for");
 }
 
-void add_network_options(CLI::App& command, NetworkOptions& options, bool required) {
-  auto* weights = command
-                      .add_option("--weights", options.weights,
-                                  required ? "checkpoint or weights: .safetensors or .pth"
-                                           : "checkpoint or weights (default: the newest last.safetensors under runs/)")
-                      ->type_name("FILE");
-  if (required) weights->required();
+void add_network_options(Command command, NetworkOptions& options, bool required) {
+  const Option weights =
+      command
+          .add_option("--weights", options.weights,
+                      required ? "checkpoint or weights: .safetensors or .pth"
+                               : "checkpoint or weights (default: the newest last.safetensors under runs/)")
+          .type_name("FILE");
+  if (required) weights.required();
   command.add_option("--network", options.network, "which network of a checkpoint")
-      ->check(CLI::IsMember({"teacher", "student"}))
-      ->capture_default_str();
+      .one_of({"teacher", "student"})
+      .capture_default_str();
   add_foreign_weights_options(command, options);
   add_device_option(command, options.device);
-  command.add_option("--threads", options.threads, "CPU threads (default: one per processor)")
-      ->check(CLI::PositiveNumber);
+  command.add_option("--threads", options.threads, "CPU threads (default: one per processor)").positive();
 }
 
-void add_shared_network_options(CLI::App& command, NetworkOptions& options) {
+void add_shared_network_options(Command command, NetworkOptions& options) {
   options.shared = true;
   add_launch_options(command, options.launch);
 }

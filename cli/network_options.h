@@ -24,14 +24,14 @@ struct NetworkOptions {
 };
 
 /// Adds --heads and --allow-unexpected, for weights that come from elsewhere.
-void add_foreign_weights_options(CLI::App& command, NetworkOptions& options);
+void add_foreign_weights_options(Command command, NetworkOptions& options);
 
 /// Adds --weights, --network, --heads, --allow-unexpected, --device and --threads. Without `required` the newest
 /// checkpoint under runs/ is taken where no weights are given.
-void add_network_options(CLI::App& command, NetworkOptions& options, bool required);
+void add_network_options(Command command, NetworkOptions& options, bool required);
 
 /// Adds --gpus and --ranks, and lets the ranks share the command's work.
-void add_shared_network_options(CLI::App& command, NetworkOptions& options);
+void add_shared_network_options(Command command, NetworkOptions& options);
 
 /// The context and the network that the options name, and the other ranks of a command that they share.
 struct OpenNetwork {

@@ -4,15 +4,18 @@
 #include "kernels/common/error.h"
 #include "models/json.h"
 
+#include <CLI/CLI.hpp>
+
 namespace dino {
 
-void add_json_option(CLI::App& command, bool& json) {
+void add_json_option(Command command, bool& json) {
   command.add_flag("--json", json, "print the result as one JSON document");
 }
 
-void add_quiet_options(CLI::App& app) {
+void add_quiet_options(Command command) {
+  CLI::App& app = command.app();
   const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
-  for (CLI::App* command : commands) add_quiet_options(*command);
+  for (CLI::App* each : commands) add_quiet_options(Command(*each));
   if (!commands.empty() && app.get_require_subcommand_min() > 0) return;
   app.add_flag_function(
       "--quiet", [](std::int64_t) { set_quiet(true); }, "no progress and no messages; results and errors stay");

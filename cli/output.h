@@ -1,9 +1,9 @@
 #pragma once
 
+#include "cli/command.h"
 #include "engine/terminal.h"
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
@@ -18,10 +18,10 @@ namespace dino {
 // progress go to standard error, and --quiet leaves them out; errors always go there.
 
 /// Adds --json, in the same words for every command that has a result.
-void add_json_option(CLI::App& command, bool& json);
+void add_json_option(Command command, bool& json);
 
 /// Adds --quiet to every command of the tree that does something itself.
-void add_quiet_options(CLI::App& app);
+void add_quiet_options(Command app);
 
 /// Throws Error where `written`, a file that a command is about to write, is one of those that it reads: a result never
 /// takes the place of what it is made from. By whatever name; files that do not exist are passed over.

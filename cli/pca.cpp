@@ -114,8 +114,8 @@ int draw_pca(const PcaCommand& options) {
 
 }  // namespace
 
-void add_pca_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_pca_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "pca",
       "Colour the patches of pictures by what the network makes of them: three principal components of the patch "
       "tokens "
@@ -126,20 +126,20 @@ void add_pca_command(CLI::App& app, Run& run) {
       "  dino_cuda pca dogs/*.jpg --weights dino_deitsmall8_pretrain.pth\n"
       "  dino_cuda pca photo.jpg --whole                        no foreground: all patches in colour\n");
   auto options = std::make_shared<PcaCommand>();
-  command->add_option("images", options->images, "JPEG, PNG, …")->required()->type_name("IMAGE");
-  add_network_options(*command, options->network, false);
-  command->add_option("--output", options->output, "folder for the pictures")->type_name("DIR")->capture_default_str();
-  command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the images")
-      ->check(CLI::Range(1, 8192))
-      ->capture_default_str();
-  command->add_option("--tile", options->tile_px, "side of a picture on the sheet in pixels")
-      ->check(CLI::Range(16, 1024))
-      ->capture_default_str();
-  command->add_flag("--whole", options->whole, "colour all patches instead of the foreground only");
-  add_json_option(*command, options->json);
-  command->add_flag("--preview", options->preview,
-                    "also show the sheet in the terminal, which must know 24-bit colours");
-  command->callback([options, &run] { run = [options] { return draw_pca(*options); }; });
+  command.add_option("images", options->images, "JPEG, PNG, …").required().type_name("IMAGE");
+  add_network_options(command, options->network, false);
+  command.add_option("--output", options->output, "folder for the pictures").type_name("DIR").capture_default_str();
+  command.add_option("--image-size", options->image_px, "short side in pixels at which the network sees the images")
+      .in_range(1, 8192)
+      .capture_default_str();
+  command.add_option("--tile", options->tile_px, "side of a picture on the sheet in pixels")
+      .in_range(16, 1024)
+      .capture_default_str();
+  command.add_flag("--whole", options->whole, "colour all patches instead of the foreground only");
+  add_json_option(command, options->json);
+  command.add_flag("--preview", options->preview,
+                   "also show the sheet in the terminal, which must know 24-bit colours");
+  command.callback([options, &run] { run = [options] { return draw_pca(*options); }; });
 }
 
 }  // namespace dino

@@ -485,8 +485,8 @@ int plan_command(const PlanOptions& options) {
 
 }  // namespace
 
-void add_plan_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_plan_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "plan",
       "Say before a training run what it will take: parameters, arithmetic, memory by kind, images per second, time "
       "and\n"
@@ -500,23 +500,22 @@ void add_plan_command(CLI::App& app, Run& run) {
       "  dino_cuda plan my.toml --for a100 --rates bench-a100.json     measured by dino_cuda bench --json there\n"
       "  dino_cuda plan my.toml --no_speed --json\n");
   auto options = std::make_shared<PlanOptions>();
-  command->add_option("config", options->config, "TOML file; what it leaves out has the official default")
-      ->type_name("FILE");
+  command.add_option("config", options->config, "TOML file; what it leaves out has the official default")
+      .type_name("FILE");
   std::string names = "cpu";
   for (const Accelerator& accelerator : accelerators()) names += fmt::format(", {}", accelerator.name);
-  command->add_option("--for", options->device, "plan for another device: " + names)->type_name("NAME");
-  command->add_option("--rates", options->rates, "report of `dino_cuda bench --json` that tells the speed")
-      ->type_name("FILE");
-  command->add_option("--images", options->images, "images of an epoch (default: those of data_path)")
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--cpu_time", options->cpu_time,
-                    "measure CPU time over the threads: what the machine would do if nobody else used it");
-  command->add_flag("--no_speed", options->no_speed, "measure and predict no speed");
-  add_json_option(*command, options->json);
-  add_config_options(*command, options->overrides);
-  command->allow_extras();  // reported below, with the key that was probably meant
-  command->callback([command, options, &run] {
-    refuse_extras(*command);
+  command.add_option("--for", options->device, "plan for another device: " + names).type_name("NAME");
+  command.add_option("--rates", options->rates, "report of `dino_cuda bench --json` that tells the speed")
+      .type_name("FILE");
+  command.add_option("--images", options->images, "images of an epoch (default: those of data_path)").positive();
+  command.add_flag("--cpu_time", options->cpu_time,
+                   "measure CPU time over the threads: what the machine would do if nobody else used it");
+  command.add_flag("--no_speed", options->no_speed, "measure and predict no speed");
+  add_json_option(command, options->json);
+  add_config_options(command, options->overrides);
+  command.allow_extras();  // reported below, with the key that was probably meant
+  command.callback([command, options, &run] {
+    refuse_extras(command);
     run = [options] { return plan_command(*options); };
   });
 }

@@ -77,8 +77,8 @@ int compare_command(const CompareOptions& options) {
 
 }  // namespace
 
-void add_report_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_report_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "report",
       "Is it learning? One HTML page about a run: curves, the film of what it looks at, nearest pictures, warnings, "
       "configuration.\n"
@@ -86,32 +86,31 @@ void add_report_command(CLI::App& app, Run& run) {
       "  dino_cuda report runs/mine                             writes runs/mine/report.html\n"
       "  dino_cuda report runs/a runs/b --out compared.html     several runs side by side\n");
   auto options = std::make_shared<Options>();
-  command->add_option("runs", options->runs, "folders of runs: the output_dir of their training")
-      ->required()
-      ->type_name("RUN");
+  command.add_option("runs", options->runs, "folders of runs: the output_dir of their training")
+      .required()
+      .type_name("RUN");
   command
-      ->add_option("--out", options->out,
-                   "file to write (default: report.html in the run's folder; of several runs, in this one)")
-      ->type_name("FILE");
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return report_command(*options); }; });
+      .add_option("--out", options->out,
+                  "file to write (default: report.html in the run's folder; of several runs, in this one)")
+      .type_name("FILE");
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return report_command(*options); }; });
 }
 
-void add_compare_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_compare_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "compare",
       "Runs side by side in the terminal: loss, k-NN, entropy, speed, small curves, and the keys in which their "
       "configurations differ.\n\n"
       "  dino_cuda compare runs/a runs/b\n"
       "  dino_cuda compare runs/* --json > runs.json\n");
   auto options = std::make_shared<CompareOptions>();
-  command->add_option("runs", options->runs, "folders of runs: the output_dir of their training")
-      ->required()
-      ->type_name("RUN");
-  command->add_option("--width", options->width, "columns to use (default: those of the terminal)")
-      ->check(CLI::Range(40, 1000));
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return compare_command(*options); }; });
+  command.add_option("runs", options->runs, "folders of runs: the output_dir of their training")
+      .required()
+      .type_name("RUN");
+  command.add_option("--width", options->width, "columns to use (default: those of the terminal)").in_range(40, 1000);
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return compare_command(*options); }; });
 }
 
 }  // namespace dino

@@ -130,8 +130,8 @@ int self_test(const SelfTestCommand& options) {
 
 }  // namespace
 
-void add_selftest_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_selftest_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "selftest",
       "Trust before a week of compute: in seconds, every kernel on this device against its double-precision oracle (on "
       "the CPU\n"
@@ -142,15 +142,15 @@ void add_selftest_command(CLI::App& app, Run& run) {
       "  dino_cuda selftest --device cuda:1\n"
       "  dino_cuda selftest --json > selftest.json\n");
   auto options = std::make_shared<SelfTestCommand>();
-  add_device_option(*command, options->device);
-  command->add_option("--threads", options->threads, "CPU threads (default: OMP_NUM_THREADS, else every core)")
-      ->check(CLI::PositiveNumber);
+  add_device_option(command, options->device);
+  command.add_option("--threads", options->threads, "CPU threads (default: OMP_NUM_THREADS, else every core)")
+      .positive();
   command
-      ->add_option("--recordings", options->recordings,
-                   "folder with train_adamw, backbone and forward.safetensors to take instead of the built-in ones")
-      ->type_name("DIR");
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return self_test(*options); }; });
+      .add_option("--recordings", options->recordings,
+                  "folder with train_adamw, backbone and forward.safetensors to take instead of the built-in ones")
+      .type_name("DIR");
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return self_test(*options); }; });
 }
 
 }  // namespace dino

@@ -130,8 +130,8 @@ int train_command(const Options& options) {
 
 }  // namespace
 
-void add_train_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_train_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "train",
       "Train a model. Every key of the configuration is an option as well, and wins over the file.\n\n"
       "  dino_cuda train configs/cifar10.toml\n"
@@ -143,18 +143,18 @@ void add_train_command(CLI::App& app, Run& run) {
       "then 128 + the signal,\n"
       "and 75 after SIGUSR1, for a script that queues the job again (docs/reliability.md).\n");
   auto options = std::make_shared<Options>();
-  command->add_option("config", options->config, "TOML file; what it leaves out has the official default")
-      ->type_name("FILE");
-  command->add_flag("--resume", options->resume, "continue the run in output_dir from its newest sound checkpoint");
-  command->add_flag("--print_config", options->print_config, "write the effective configuration and stop");
-  command->add_flag("--ignore_memory", options->ignore_memory,
-                    "start also where the run is estimated not to fit into memory (dino_cuda plan shows the estimate)");
-  add_json_option(*command, options->json);
-  add_launch_options(*command, options->launch);
-  add_config_options(*command, options->overrides);
-  command->allow_extras();  // reported below, with the key that was probably meant
-  command->callback([command, options, &run] {
-    refuse_extras(*command);
+  command.add_option("config", options->config, "TOML file; what it leaves out has the official default")
+      .type_name("FILE");
+  command.add_flag("--resume", options->resume, "continue the run in output_dir from its newest sound checkpoint");
+  command.add_flag("--print_config", options->print_config, "write the effective configuration and stop");
+  command.add_flag("--ignore_memory", options->ignore_memory,
+                   "start also where the run is estimated not to fit into memory (dino_cuda plan shows the estimate)");
+  add_json_option(command, options->json);
+  add_launch_options(command, options->launch);
+  add_config_options(command, options->overrides);
+  command.allow_extras();  // reported below, with the key that was probably meant
+  command.callback([command, options, &run] {
+    refuse_extras(command);
     run = [options] { return train_command(*options); };
   });
 }

@@ -94,8 +94,8 @@ int draw_video(const VideoCommand& options) {
 
 }  // namespace
 
-void add_video_command(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand(
+void add_video_command(Command app, Run& run) {
+  const Command command = app.add_subcommand(
       "video",
       "Draw the attention of every frame of a video, or of a folder of frames, one at a time. Videos are read and "
       "written by ffmpeg,\n"
@@ -104,33 +104,33 @@ void add_video_command(CLI::App& app, Run& run) {
       "  dino_cuda video clip.mp4 --output attention.mp4 --show both --head 3\n"
       "  dino_cuda video frames/ --output drawn/               PNG to PNG\n");
   auto options = std::make_shared<VideoCommand>();
-  command->add_option("input", options->input, "video, or folder of pictures in the order of their names")
-      ->required()
-      ->type_name("FILE|DIR");
-  command->add_option("--output", options->output, "video (.mp4, .webm, .mkv, .mov, .gif), or folder for PNG files")
-      ->required()
-      ->type_name("FILE|DIR");
-  add_network_options(*command, options->network, false);
-  command->add_option("--head", options->head, "mean, or the number of a head")->capture_default_str();
-  command->add_option("--layer", options->attention.layer, "block, negative from the end")->capture_default_str();
-  command->add_flag("--rollout", options->rollout, "attention of all layers together instead of one");
-  command->add_option("--show", options->show, "overlay; both (the frame beside it); mask; contour")
-      ->check(CLI::IsMember({"overlay", "both", "mask", "contour"}))
-      ->capture_default_str();
-  command->add_option("--threshold", options->attention.threshold, "share of the mass that masks keep")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  command->add_option("--colors", options->colors, "heat, viridis, inferno, or turbo (a rainbow)")
-      ->check(CLI::IsMember({"heat", "viridis", "inferno", "turbo"}))
-      ->capture_default_str();
-  command->add_option("--image-size", options->image_px, "short side in pixels at which the network sees the frames")
-      ->check(CLI::Range(1, 8192))
-      ->capture_default_str();
-  command->add_option("--fps", options->fps, "frames a second, of what is read and what is written")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  add_json_option(*command, options->json);
-  command->callback([options, &run] { run = [options] { return draw_video(*options); }; });
+  command.add_option("input", options->input, "video, or folder of pictures in the order of their names")
+      .required()
+      .type_name("FILE|DIR");
+  command.add_option("--output", options->output, "video (.mp4, .webm, .mkv, .mov, .gif), or folder for PNG files")
+      .required()
+      .type_name("FILE|DIR");
+  add_network_options(command, options->network, false);
+  command.add_option("--head", options->head, "mean, or the number of a head").capture_default_str();
+  command.add_option("--layer", options->attention.layer, "block, negative from the end").capture_default_str();
+  command.add_flag("--rollout", options->rollout, "attention of all layers together instead of one");
+  command.add_option("--show", options->show, "overlay; both (the frame beside it); mask; contour")
+      .one_of({"overlay", "both", "mask", "contour"})
+      .capture_default_str();
+  command.add_option("--threshold", options->attention.threshold, "share of the mass that masks keep")
+      .in_range(0.0, 1.0)
+      .capture_default_str();
+  command.add_option("--colors", options->colors, "heat, viridis, inferno, or turbo (a rainbow)")
+      .one_of({"heat", "viridis", "inferno", "turbo"})
+      .capture_default_str();
+  command.add_option("--image-size", options->image_px, "short side in pixels at which the network sees the frames")
+      .in_range(1, 8192)
+      .capture_default_str();
+  command.add_option("--fps", options->fps, "frames a second, of what is read and what is written")
+      .positive()
+      .capture_default_str();
+  add_json_option(command, options->json);
+  command.callback([options, &run] { run = [options] { return draw_video(*options); }; });
 }
 
 }  // namespace dino

@@ -1,0 +1,60 @@
+#include "cli/command.h"
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <filesystem>
+
+namespace dino {
+
+Option Option::required() const { return Option(*option_->required()); }
+Option Option::type_name(const std::string& name) const { return Option(*option_->type_name(name)); }
+Option Option::capture_default_str() const { return Option(*option_->capture_default_str()); }
+Option Option::default_str(const std::string& text) const { return Option(*option_->default_str(text)); }
+Option Option::expected(int least, int most) const { return Option(*option_->expected(least, most)); }
+Option Option::allow_extra_args(bool allowed) const { return Option(*option_->allow_extra_args(allowed)); }
+Option Option::delimiter(char between) const { return Option(*option_->delimiter(between)); }
+Option Option::excludes(Option other) const { return Option(*option_->excludes(other.option_)); }
+
+Option Option::positive() const { return Option(*option_->check(CLI::PositiveNumber)); }
+Option Option::not_negative() const { return Option(*option_->check(CLI::NonNegativeNumber)); }
+Option Option::in_range(int least, int most) const { return Option(*option_->check(CLI::Range(least, most))); }
+Option Option::in_range(double least, double most) const { return Option(*option_->check(CLI::Range(least, most))); }
+Option Option::one_of(const std::vector<std::string>& words) const {
+  return Option(*option_->check(CLI::IsMember(words)));
+}
+Option Option::existing_file() const { return Option(*option_->check(CLI::ExistingFile)); }
+Option Option::check(const std::function<std::string(const std::string&)>& error) const {
+  return Option(*option_->check(error));
+}
+
+Command Command::add_subcommand(const std::string& name, const std::string& description) const {
+  return Command(*app_->add_subcommand(name, description));
+}
+template <typename T>
+Option Command::add_option(const std::string& name, T& value, const std::string& description) const {
+  return Option(*app_->add_option(name, value, description));
+}
+Option Command::add_flag(const std::string& name, bool& value, const std::string& description) const {
+  return Option(*app_->add_flag(name, value, description));
+}
+void Command::callback(const std::function<void()>& action) const { app_->callback(action); }
+void Command::require_subcommand(int least, int most) const {
+  app_->require_subcommand(static_cast<std::size_t>(least), static_cast<std::size_t>(most));
+}
+void Command::allow_extras() const { app_->allow_extras(); }
+bool Command::has_subcommand() const { return !app_->get_subcommands().empty(); }
+
+void refuse_word(const std::string& word, const std::string& why) { throw CLI::ValidationError(word, why); }
+
+template Option Command::add_option(const std::string&, int&, const std::string&) const;
+template Option Command::add_option(const std::string&, std::int64_t&, const std::string&) const;
+template Option Command::add_option(const std::string&, std::uint64_t&, const std::string&) const;
+template Option Command::add_option(const std::string&, double&, const std::string&) const;
+template Option Command::add_option(const std::string&, std::string&, const std::string&) const;
+template Option Command::add_option(const std::string&, std::filesystem::path&, const std::string&) const;
+template Option Command::add_option(const std::string&, std::vector<int>&, const std::string&) const;
+template Option Command::add_option(const std::string&, std::vector<double>&, const std::string&) const;
+template Option Command::add_option(const std::string&, std::vector<std::string>&, const std::string&) const;
+
+}  // namespace dino
