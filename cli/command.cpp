@@ -16,7 +16,14 @@ Option Option::allow_extra_args(bool allowed) const { return Option(*option_->al
 Option Option::delimiter(char between) const { return Option(*option_->delimiter(between)); }
 Option Option::excludes(Option other) const { return Option(*option_->excludes(other.option_)); }
 
-Option Option::positive() const { return Option(*option_->check(CLI::PositiveNumber)); }
+Option Option::positive() const {
+  // CLI11's own tells the bounds of a double, of which the lower one reads as 0.
+  const auto error = [](std::string& word) {
+    double value = 0;
+    return CLI::detail::lexical_cast(word, value) && value > 0 ? "" : "Value " + word + " is not a positive number";
+  };
+  return Option(*option_->check(CLI::Validator(error, "POSITIVE")));
+}
 Option Option::not_negative() const { return Option(*option_->check(CLI::NonNegativeNumber)); }
 Option Option::in_range(int least, int most) const { return Option(*option_->check(CLI::Range(least, most))); }
 Option Option::in_range(double least, double most) const { return Option(*option_->check(CLI::Range(least, most))); }

@@ -69,12 +69,6 @@ std::string one_line(std::string text) {
   return dino::printable(text);
 }
 
-/// CLI11 tells the bounds of a positive number as those of a double, of which the lower one reads as 0.
-std::string in_plain_words(const std::string& text) {
-  const std::size_t at = text.find(" not in range 0.000000 to 17976");
-  return at == std::string::npos ? text : text.substr(0, at) + " is not a positive number";
-}
-
 /// So that a whole folder's names behind a command that wants one do not fill the terminal.
 std::string shortened(const std::string& text) {
   constexpr std::size_t kMost = 300;
@@ -110,7 +104,7 @@ int run_program(int argc, char** argv) {
                        [] { return "dino_cuda " DINO_VERSION "\ndevice auto: " + dino::describe_automatic_device(); });
   app.require_subcommand(1);
   app.failure_message([](const CLI::App*, const CLI::Error& error) {
-    const std::string text = shortened(in_plain_words(one_line(error.what())));
+    const std::string text = shortened(one_line(error.what()));
     return "dino_cuda: " + text + (text.find("; try ") == std::string::npos ? "; try --help" : "") + "\n";
   });
   const dino::Command program(app);
