@@ -162,14 +162,15 @@ TEST_CASE("optimizer_step follows PyTorch's AdamW from the first step", "[device
 static void check_adamw(Stream& stream) {
   // torch 1.13: p = 1, gradients 0.5, -0.25; lr 0.1, weight decay 0.04. By hand: the first step moves by the whole
   // rate.
-  OptimizerSegment segment{
-      .offset = 0, .size = 1, .step = 1, .learning_rate = 0.1, .weight_decay = 0.04, .decayed = true};
+  DeviceVector<OptimizerSegment> segments{
+      {.offset = 0, .size = 1, .step = 1, .learning_rate = 0.1, .weight_decay = 0.04, .decayed = true}};
+  OptimizerSegment& segment = segments[0];
   HostArray gradient = from_values(DType::float32, {1}, {0.5});
   const HostArray student = from_values(DType::float32, {1}, {1.0});
   const HostArray m = from_values(DType::float32, {1}, {0});
   const HostArray v = from_values(DType::float32, {1}, {0});
   OptimizerStep args{
-      .segments = {&segment, 1}, .gradient = gradient, .student = student, .first_moment = m, .second_moment = v};
+      .segments = segments, .gradient = gradient, .student = student, .first_moment = m, .second_moment = v};
   optimizer_step(args, stream);
   CHECK(std::abs(student.at(0) - (1 - 0.004 - 0.1)) <= 1e-6);
   CHECK(std::abs(m.at(0) / 0.05 - 1) <= 2e-7);
@@ -199,15 +200,15 @@ static void check_adamw(Stream& stream) {
 static void check_sgd_and_lars(Stream& stream);
 TEST_CASE("optimizer_step follows SGD and LARS by hand", "[device]") { every_stream(check_sgd_and_lars); }
 static void check_sgd_and_lars(Stream& stream) {
-  const OptimizerSegment segment{
-      .offset = 0, .size = 2, .learning_rate = 0.5, .weight_decay = 0.1, .decayed = true, .adapted = true};
+  const DeviceVector<OptimizerSegment> segments{
+      {.offset = 0, .size = 2, .learning_rate = 0.5, .weight_decay = 0.1, .decayed = true, .adapted = true}};
   const HostArray gradient = from_values(DType::float32, {2}, {0.3, 0.4});
   const HostArray norms(DType::float32, {1}), p_norms(DType::float32, {1}), u_norms(DType::float32, {1}),
       flag = from_integers({0});
   for (const OptimizerKind kind : {OptimizerKind::sgd, OptimizerKind::lars}) {
     const HostArray student = from_values(DType::float32, {2}, {3.0, 4.0});
     const HostArray m = from_values(DType::float32, {2}, {1.0, 0.0});
-    gradient_norms({.segments = {&segment, 1},
+    gradient_norms({.segments = segments,
                     .gradient = gradient,
                     .norms = norms,
                     .non_finite = flag,
@@ -218,7 +219,7 @@ static void check_sgd_and_lars(Stream& stream) {
     CHECK(std::abs(norms.at(0) - 0.5) <= 1e-7);
     CHECK(std::abs(p_norms.at(0) - 5.0) <= 1e-6);
     CHECK(std::abs(u_norms.at(0) - 1.0) <= 1e-6);
-    optimizer_step({.segments = {&segment, 1},
+    optimizer_step({.segments = segments,
                     .kind = kind,
                     .gradient = gradient,
                     .parameter_norms = p_norms,
@@ -236,10 +237,10 @@ static void check_sgd_and_lars(Stream& stream) {
 static void check_zero_norms(Stream& stream);
 TEST_CASE("LARS leaves a zero parameter and a zero update at ratio 1", "[device]") { every_stream(check_zero_norms); }
 static void check_zero_norms(Stream& stream) {
-  const OptimizerSegment segment{.offset = 0, .size = 1, .learning_rate = 1, .adapted = true};
+  const DeviceVector<OptimizerSegment> segments{{.offset = 0, .size = 1, .learning_rate = 1, .adapted = true}};
   const HostArray zero = from_values(DType::float32, {1}, {0}), one = from_values(DType::float32, {1}, {1});
   const HostArray student = zero.copy(), m = zero.copy();
-  optimizer_step({.segments = {&segment, 1},
+  optimizer_step({.segments = segments,
                   .kind = OptimizerKind::lars,
                   .gradient = one,
                   .parameter_norms = zero,
