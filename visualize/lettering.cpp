@@ -40,8 +40,9 @@ void draw_text(Image& image, int left, int top, const std::string& text, int sca
   const int quads = stb_easy_font_print(0, 0, letters.data(), nullptr, vertices.data(),
                                         static_cast<int>(vertices.size() * sizeof(Vertex)));
   for (int q = 0; q < quads; ++q) {
-    const Vertex& first = vertices[static_cast<std::size_t>(4 * q)];
-    const Vertex& opposite = vertices[static_cast<std::size_t>(4 * q + 2)];
+    const std::size_t quad = 4 * static_cast<std::size_t>(q);
+    const Vertex& first = vertices[quad];
+    const Vertex& opposite = vertices[quad + 2];
     const int x0 = std::max(0, left + scale * static_cast<int>(first.x));
     const int y0 = std::max(0, top + scale * static_cast<int>(first.y));
     const int x1 = std::min(image.width, left + scale * static_cast<int>(opposite.x));
