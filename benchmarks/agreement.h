@@ -2,6 +2,9 @@
 
 #include "benchmarks/benchmark.h"
 
+#include <cstddef>
+#include <vector>
+
 namespace dino::bench {
 
 /// Whether references compute what the kernel does: a ratio to one that does not would mean nothing.
@@ -21,7 +24,7 @@ class Agreement {
   const Prepared& prepared_;
   Stream& stream_;
   DType dtype_;
-  std::vector<std::vector<double>> expected_;  // by output
+  std::vector<std::vector<std::byte>> expected_;  // by output
 };
 
 /// Moves the references that do not agree, or fail, to `left_out`, with the reason.

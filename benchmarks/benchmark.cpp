@@ -82,15 +82,17 @@ Array Bench::values(DType dtype, const Shape& shape) {
   std::vector<std::byte> host(static_cast<std::size_t>(shape.size()) * size_of(dtype));
   const Array array(host.data(), dtype, shape);
   const std::int64_t first = 0x9e3779b9 * ++arrays_of_values_;
-  for (std::int64_t i = 0; i < shape.size(); ++i) {
-    switch (dtype) {
-      case DType::float32: array.as<float>()[i] = value_at(first + i); break;
-      case DType::bfloat16: array.as<BFloat16>()[i] = BFloat16(value_at(first + i)); break;
-      case DType::uint8:
-        array.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(127.5F * (value_at(first + i) + 1));
-        break;
-      default: fail("bench", "no values of the type {}", name_of(dtype));
-    }
+  const auto fill = [&](auto* to, const auto& of) {
+#pragma omp parallel for
+    for (std::int64_t i = 0; i < shape.size(); ++i) to[i] = of(value_at(first + i));
+  };
+  switch (dtype) {
+    case DType::float32: fill(array.as<float>(), [](float value) { return value; }); break;
+    case DType::bfloat16: fill(array.as<BFloat16>(), [](float value) { return BFloat16(value); }); break;
+    case DType::uint8:
+      fill(array.as<std::uint8_t>(), [](float value) { return static_cast<std::uint8_t>(127.5F * (value + 1)); });
+      break;
+    default: fail("bench", "no values of the type {}", name_of(dtype));
   }
   return keep(context_.from_host(array));
 }
