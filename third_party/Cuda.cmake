@@ -1,7 +1,8 @@
 # DINO_HAS_CUDA: whether CUDA kernels are compiled. Machines without the toolkit build everything else.
 set(DINO_HAS_CUDA OFF)
 # Machine code for A100 and H100/H200, and PTX, from which drivers make code for later cards.
-set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+set(DINO_CUDA_ARCHITECTURES 80-real 90-real 90-virtual CACHE STRING "Cards that kernels are compiled for, as CMAKE_CUDA_ARCHITECTURES says it")
+set(CMAKE_CUDA_ARCHITECTURES ${DINO_CUDA_ARCHITECTURES})
 if(NOT DINO_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
