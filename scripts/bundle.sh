@@ -99,6 +99,7 @@ missing=$(env -i PATH=/usr/bin:/bin ldd "$folder/dino_cuda" "$folder/device_test
 [ -z "$missing" ] || { printf 'bundle.sh: libraries are missing:\n%s\n' "$missing" >&2; exit 1; }
 echo "$folder: $(du -sh "$folder" | cut -f1)"
 if [ "$tar" = yes ]; then
-  XZ_OPT='-6 -T0' tar -C "$(dirname "$folder")" -cJf "$folder.tar.xz" "$(basename "$folder")"
+  # With a window as large as the folder: the recordings of the self-test are in the program and in the tests.
+  XZ_OPT='-9 -T0' tar -C "$(dirname "$folder")" -cJf "$folder.tar.xz" "$(basename "$folder")"
   echo "$folder.tar.xz: $(du -sh "$folder.tar.xz" | cut -f1)"
 fi
