@@ -1,5 +1,6 @@
 #include "train/memory_plan.h"
 
+#include "engine/communicators/silent.h"
 #include "engine/host_memory.h"
 #include "engine/rehearsal.h"
 #include "train/training_data.h"
@@ -59,24 +60,6 @@ std::vector<Tensor> sources_of_crops(Context& context, const TrainConfig& config
   reserve(images * std::max(2, config.local_crops_number) * std::int64_t{sizeof(CropPlan)});
   return sources;
 }
-
-/// One of several ranks, which has nothing to say to the others.
-class SilentRank final : public Communicator {
- public:
-  explicit SilentRank(int ranks) : ranks_(ranks) {}
-  int rank() const override { return 0; }
-  int size() const override { return ranks_; }
-  void all_reduce_sum(const Array&, Stream&, std::string_view) override {}
-  void all_gather(const ConstArray&, const Array&, Stream&, std::string_view) override {}
-  void broadcast(const Array&, int, Stream&, std::string_view) override {}
-  void all_gather_host(std::span<const std::byte>, std::span<std::byte>, std::string_view) override {}
-  void broadcast_host(std::span<std::byte>, int, std::string_view) override {}
-  void barrier(std::string_view) override {}
-  bool recordable() const override { return true; }
-
- private:
-  int ranks_;
-};
 
 /// Room for the parts of the largest sum that other ranks send; and on a GPU for what comes from there and goes back,
 /// where a run is resumed all weights at a time.

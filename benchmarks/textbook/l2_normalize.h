@@ -1,23 +1,11 @@
 #pragma once
 
-#include "benchmarks/textbook/step.h"
+#include "benchmarks/textbook/row_norms.h"
 #include "kernels/l2_normalize/l2_normalize.h"
 
 namespace dino::bench::textbook {
 
-/// norms[r] = max(‖x[r]‖, 1e-12).
-template <typename T, typename On>
-void row_norms(const On& on, const ConstArray& x, float* norms) {
-  const std::int64_t width = x.extent(1);
-  const T* from = x.as<T>();
-  on.for_rows(x.extent(0), width, [=] DINO_STEP(const typename On::Row& row, std::int64_t r) {
-    const float sum = row.sum(width, [&](std::int64_t c) {
-      const float value = get(from[r * width + c]);
-      return value * value;
-    });
-    norms[r] = std::fmax(std::sqrt(sum), 1e-12F);
-  });
-}
+inline constexpr float kLeastNorm = 1e-12F;
 
 struct L2NormalizeSteps {
   L2Normalize args;
@@ -32,7 +20,7 @@ struct L2NormalizeSteps {
     const T* x = args.x.as<T>();
     T* y = args.y.as<T>();
     float* norm = norms.as<float>();
-    row_norms<T>(on, args.x, norm);
+    row_norms<T>(on, args.x, kLeastNorm, norm);
     on.for_rows(rows, width, [=] DINO_STEP(const typename On::Row& row, std::int64_t r) {
       row.each(width, [&](std::int64_t c) { y[r * width + c] = put<T>(get(x[r * width + c]) / norm[r]); });
     });
@@ -52,7 +40,7 @@ struct L2NormalizeBackwardSteps {
     const T *x = args.x.as<T>(), *dy = args.dy.as<T>();
     T* dx = args.dx.as<T>();
     float *norm = norms.as<float>(), *dot = dots.as<float>();
-    row_norms<T>(on, args.x, norm);
+    row_norms<T>(on, args.x, kLeastNorm, norm);
     on.for_rows(rows, width, [=] DINO_STEP(const typename On::Row& row, std::int64_t r) {
       dot[r] = row.sum(width, [&](std::int64_t c) { return get(x[r * width + c]) / norm[r] * get(dy[r * width + c]); });
     });

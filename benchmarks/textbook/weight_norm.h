@@ -1,19 +1,9 @@
 #pragma once
 
-#include "benchmarks/textbook/step.h"
+#include "benchmarks/textbook/row_norms.h"
 #include "kernels/weight_norm/weight_norm.h"
 
 namespace dino::bench::textbook {
-
-/// norms[r] = ‖v[r]‖.
-template <typename On>
-void weight_norms(const On& on, const ConstArray& v, float* norms) {
-  const std::int64_t width = v.extent(1);
-  const auto* from = v.as<float>();
-  on.for_rows(v.extent(0), width, [=] DINO_STEP(const typename On::Row& row, std::int64_t r) {
-    norms[r] = std::sqrt(row.sum(width, [&](std::int64_t c) { return from[r * width + c] * from[r * width + c]; }));
-  });
-}
 
 struct WeightNormSteps {
   WeightNorm args;
@@ -28,7 +18,7 @@ struct WeightNormSteps {
     const float *v = args.v.as<float>(), *g = args.g.as<float>();
     T* w = args.w.as<T>();
     float* norm = norms.as<float>();
-    weight_norms(on, args.v, norm);
+    row_norms<float>(on, args.v, 0, norm);
     on.for_rows(args.v.extent(0), width, [=] DINO_STEP(const typename On::Row& row, std::int64_t r) {
       row.each(width, [&](std::int64_t c) { w[r * width + c] = put<T>(g[r] * v[r * width + c] / norm[r]); });
     });
@@ -49,7 +39,7 @@ struct WeightNormBackwardSteps {
     const float *v = args.v.as<float>(), *g = args.g.as<float>();
     const T* dw = args.dw.as<T>();
     float *dv = args.dv.as<float>(), *norm = norms.as<float>(), *dot = dots.as<float>();
-    weight_norms(on, args.v, norm);
+    row_norms<float>(on, args.v, 0, norm);
     on.for_rows(rows, width, [=] DINO_STEP(const typename On::Row& row, std::int64_t r) {
       dot[r] = row.sum(width, [&](std::int64_t c) { return v[r * width + c] / norm[r] * get(dw[r * width + c]); });
     });

@@ -1,4 +1,5 @@
 // The back end on a runtime that refuses what a real one refuses; and that this runtime does refuse it.
+#include "engine/communicators/silent.h"
 #include "engine/context_cuda.h"
 #include "kernels/common/cuda/check.h"
 #include "kernels/common/cuda/cuda_stream.h"
@@ -6,7 +7,6 @@
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
-#include "tests/support/lone_communicator.h"
 #include "tests/support/tiny_training.h"
 #include "train/student_teacher.h"
 
@@ -174,9 +174,9 @@ TEST_CASE("two devices in turn, whichever is the thread's", "[device]") {
 }
 
 /// Two ranks that have the same numbers: a sum doubles them, as work of the stream that it is put on.
-class EqualRanks final : public LoneCommunicator {
+class EqualRanks final : public SilentRank {
  public:
-  int size() const override { return 2; }
+  EqualRanks() : SilentRank(2) {}
   void all_reduce_sum(const Array& values, Stream& stream, std::string_view) override {
     put_on_stream(handle_of(stream), [values] {
       for (std::int64_t i = 0; i < values.size(); ++i) store_double(values, i, 2 * load_double(values, i));

@@ -10,6 +10,7 @@
 #include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_network.h"
 #include "tests/support/tiny_training.h"
 #include "train/stop_signal.h"
 
@@ -84,11 +85,8 @@ TEST_CASE("Features of a set without any good picture are an error") {
 }
 
 TEST_CASE("Linear features are the CLS tokens of the last blocks, or CLS and patch average interleaved") {
-  const auto context = make_cpu_context();
-  ParameterLayout layout;
-  const Vit vit(layout, {.embed_dim = 24, .depth = 3, .heads = 2, .patch_px = 8, .image_px = 16});
-  ParameterStore store(*context, layout, DType::float32, ParameterStore::Role::inference);
-  store.initialize(5);
+  const TinyNetwork net(16, 5);
+  const Vit& vit = net.vit;
   CHECK(FeatureKind::linear_probe(VitConfig::small()) == FeatureKind{.blocks = 4, .average_patches = false});
   CHECK(FeatureKind::linear_probe(VitConfig::base()) == FeatureKind{.blocks = 1, .average_patches = true});
   CHECK(FeatureKind{.blocks = 4, .average_patches = false}.width(VitConfig::small()) == 1536);
@@ -100,15 +98,17 @@ TEST_CASE("Linear features are the CLS tokens of the last blocks, or CLS and pat
   for (std::uint8_t& value : pixels) value = static_cast<std::uint8_t>(random.below(256));
   const ConstArray batch(pixels.data(), Shape{2, 16, 16, 3});
   std::vector<float> three, average;
-  compute_features(*context, vit, store, Network::student, batch, {.blocks = 3, .average_patches = false}, three);
-  compute_features(*context, vit, store, Network::student, batch, {.blocks = 1, .average_patches = true}, average);
+  compute_features(*net.context, vit, net.store, Network::student, batch, {.blocks = 3, .average_patches = false},
+                   three);
+  compute_features(*net.context, vit, net.store, Network::student, batch, {.blocks = 1, .average_patches = true},
+                   average);
   REQUIRE(three.size() == 2 * 3 * 24);
   REQUIRE(average.size() == 2 * 2 * 24);
 
-  Tape tape(*context, Tape::Mode::inference);
-  Weights weights = Weights::student(tape, store);
-  CropPacker packer(*context, 8);
-  const std::vector<Tensor> tokens = vit.last_tokens(tape, weights, packer.pack({{context->from_host(batch)}}), 3);
+  Tape tape(*net.context, Tape::Mode::inference);
+  Weights weights = Weights::student(tape, net.store);
+  CropPacker packer(*net.context, 8);
+  const std::vector<Tensor> tokens = vit.last_tokens(tape, weights, packer.pack({{net.context->from_host(batch)}}), 3);
   std::vector<double> expected_three, expected_average;
   for (std::int64_t i = 0; i < 2; ++i) {
     for (const Tensor& block : tokens) {

@@ -6,6 +6,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_network.h"
 #include "tests/support/tiny_training.h"
 #include "train/stop_signal.h"
 
@@ -19,12 +20,8 @@ using namespace dino::test;
 
 namespace {
 
-struct TinyNetwork {
-  std::unique_ptr<Context> context = make_cpu_context();
-  ParameterLayout layout;
-  Vit vit{layout, {.embed_dim = 24, .depth = 3, .heads = 2, .patch_px = 8, .image_px = 16}};
-  ParameterStore store{*context, layout, DType::float32, ParameterStore::Role::inference};
-  TinyNetwork() { store.initialize(5); }
+struct EvaluatedNetwork : TinyNetwork {
+  EvaluatedNetwork() : TinyNetwork(16, 5) {}
 
   LinearEvaluation evaluate(const LinearEvaluationOptions& options, const LinearProgress& progress = {}) const {
     SingleProcess communicator;
@@ -63,7 +60,7 @@ void check_same(const LinearEvaluation& a, const LinearEvaluation& b) {
 }  // namespace
 
 TEST_CASE("A linear evaluation learns, resumes to the same numbers, and refuses another run's state") {
-  const TinyNetwork net;
+  const EvaluatedNetwork net;
   const TemporaryFolder folder;
   for (const bool cached : {false, true}) {
     LinearEvaluationOptions options = small_options();
@@ -106,7 +103,8 @@ TEST_CASE("A linear evaluation learns, resumes to the same numbers, and refuses 
       DrawnPictures drawn_{60};
     };
     SingleProcess alone;
-    CHECK(contains(error_of([&] { TinyNetwork().evaluate(alone, Renamed(), options); }), "checksum_of_train_names"));
+    CHECK(
+        contains(error_of([&] { EvaluatedNetwork().evaluate(alone, Renamed(), options); }), "checksum_of_train_names"));
     other = options;
     other.state = folder.path() / "missing.safetensors";
     CHECK_THROWS_AS(net.evaluate(other), Error);
@@ -130,7 +128,7 @@ struct OnRanks {
         ThreadCommunicator communicator(group, rank);
         const auto at = static_cast<std::size_t>(rank);
         try {
-          results[at] = TinyNetwork().evaluate(communicator, images, options(rank), progress);
+          results[at] = EvaluatedNetwork().evaluate(communicator, images, options(rank), progress);
         } catch (const Interrupted&) {
           errors[at] = "interrupted";
         } catch (const std::exception& error) {
@@ -208,7 +206,7 @@ TEST_CASE("A linear evaluation on N ranks with batch B is that of one with N·B,
         return result;
       };
       SingleProcess alone;
-      const LinearEvaluation expected = TinyNetwork().evaluate(alone, *images, options(1));
+      const LinearEvaluation expected = EvaluatedNetwork().evaluate(alone, *images, options(1));
       CHECK(expected.broken_images == (images == &good ? 0 : 5));
       for (const int ranks : {2, 3, 4})
         check_on_ranks(OnRanks(ranks, *images, [&](int) { return options(ranks); }), expected);
@@ -218,7 +216,7 @@ TEST_CASE("A linear evaluation on N ranks with batch B is that of one with N·B,
       SingleProcess alone;
       LinearEvaluationOptions options = options_for(1);
       options.cached = cached;
-      return TinyNetwork().evaluate(alone, good, options);
+      return EvaluatedNetwork().evaluate(alone, good, options);
     }();
     const auto with_state = [&](int ranks, bool resume) {
       LinearEvaluationOptions options = options_for(ranks);
@@ -264,7 +262,7 @@ TEST_CASE("A linear evaluation whose ranks are given different things is refused
 }
 
 TEST_CASE("What is held out decides, and is not trained on") {
-  const TinyNetwork net;
+  const EvaluatedNetwork net;
   const StopSignal none;
   LinearEvaluationOptions options = small_options();
   options.cached = true;
@@ -280,7 +278,7 @@ TEST_CASE("What is held out decides, and is not trained on") {
 }
 
 TEST_CASE("A linear evaluation that is stopped before its first epoch says so") {
-  const TinyNetwork net;
+  const EvaluatedNetwork net;
   const StopSignal stop;
   CHECK_THROWS_AS(net.evaluate(small_options(), [](const std::string&, std::int64_t, std::int64_t,
                                                    const std::string&) { std::raise(SIGTERM); }),

@@ -1,12 +1,12 @@
 // What a run does about steps that are not finite, and what it says about collapse: whole runs of tiny networks.
 #include "train/trainer.h"
 
+#include "engine/communicators/silent.h"
 #include "engine/files.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
-#include "tests/support/lone_communicator.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
 #include "tests/support/training_scene.h"
@@ -32,7 +32,7 @@ using test::tiny_config;
 namespace fs = std::filesystem;
 
 /// Spoils the gradient in some of the steps, counted as this process runs them, and may do something in one.
-class Spoiler final : public test::LoneCommunicator {
+class Spoiler final : public SilentRank {
  public:
   explicit Spoiler(std::set<int> spoilt, int incident = -1, std::function<void()> happen = {})
       : spoilt_(std::move(spoilt)), incident_(incident), happen_(std::move(happen)) {}

@@ -2,10 +2,10 @@
 // not finite.
 #include "train/student_teacher.h"
 
+#include "engine/communicators/silent.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
-#include "tests/support/lone_communicator.h"
 #include "tests/support/tiny_training.h"
 
 #include <barrier>
@@ -171,7 +171,7 @@ void check_named(Context& context) {
 }
 
 /// Spoils elements of the gradient on its way over the ranks.
-class SpoiltGradient final : public test::LoneCommunicator {
+class SpoiltGradient final : public SilentRank {
  public:
   void all_reduce_sum(const Array& values, Stream&, std::string_view name) override {
     if (name != "gradients 1 of 1") return;
@@ -218,11 +218,10 @@ TEST_CASE("Of gradients that are not finite, the one nearest to the loss is name
 /// Two ranks in two threads.
 class Pair {
  public:
-  class Rank final : public test::LoneCommunicator {
+  class Rank final : public SilentRank {
    public:
-    Rank(Pair& pair, int rank) : pair_(pair), rank_(rank) {}
+    Rank(Pair& pair, int rank) : SilentRank(2), pair_(pair), rank_(rank) {}
     int rank() const override { return rank_; }
-    int size() const override { return 2; }
     void all_reduce_sum(const Array& values, Stream&, std::string_view) override {
       float* mine = values.as<float>();
       pair_.values_[static_cast<std::size_t>(rank_)].assign(mine, mine + values.size());

@@ -2,13 +2,13 @@
 #include "train/trainer.h"
 
 #include "data/sampler.h"
+#include "engine/communicators/silent.h"
 #include "engine/files.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
 #include "tests/support/host_array.h"
-#include "tests/support/lone_communicator.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_training.h"
 #include "tests/support/training_scene.h"
@@ -34,7 +34,7 @@ using test::TemporaryFolder;
 using test::tiny_config;
 
 /// Does something in the middle of the n-th optimiser step, counted from 0 in this process.
-class Incident final : public test::LoneCommunicator {
+class Incident final : public SilentRank {
  public:
   Incident(int step, std::function<void()> happen) : step_(step), happen_(std::move(happen)) {}
   void all_reduce_sum(const Array&, Stream&, std::string_view name) override {

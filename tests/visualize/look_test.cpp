@@ -8,6 +8,7 @@
 #include "tests/support/host_array.h"
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_network.h"
 #include "visualize/attention_pictures.h"
 #include "visualize/attention_rollout.h"
 #include "visualize/contact_sheet.h"
@@ -28,14 +29,6 @@ using namespace dino;
 using namespace dino::test;
 
 namespace {
-
-struct TinyNetwork {
-  std::unique_ptr<Context> context = make_cpu_context();
-  ParameterLayout layout;
-  Vit vit{layout, {.embed_dim = 24, .depth = 3, .heads = 2, .patch_px = 8, .image_px = 24}};
-  ParameterStore store{*context, layout, DType::float32, ParameterStore::Role::inference};
-  TinyNetwork() { store.initialize(9); }
-};
 
 /// Rollout by whole matrices, in double.
 std::vector<double> rollout_oracle(const std::vector<HostQkv>& layers, std::size_t n, std::size_t heads) {
@@ -113,7 +106,7 @@ TEST_CASE("Rollout is the product of whole attention matrices") {
 }
 
 TEST_CASE("Rollout of a picture uses the network's own attention") {
-  const TinyNetwork net;
+  const TinyNetwork net(24, 9);
   const Image picture = gradient_image(24, 32);
   Tape tape(*net.context, Tape::Mode::inference);
   Weights weights = Weights::student(tape, net.store);
