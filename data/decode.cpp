@@ -162,6 +162,8 @@ void require_whole_png(std::span<const std::byte> bytes, std::string_view name) 
     if (bytes.size() < at + kPngChunkFrameBytes) fail_broken(name, ImageFormat::png, true, "");
     const auto length = static_cast<std::size_t>(u32_big_endian_at(bytes, at));
     if (length > bytes.size() - at - kPngChunkFrameBytes) fail_broken(name, ImageFormat::png, true, "");
+    require(!starts_with(bytes, "CgBI", at + 4), "decode",
+            "{}: a PNG of Apple's own kind (CgBI) cannot be read; try one that other programs can show", name);
     at += kPngChunkFrameBytes + length;
   }
 }
@@ -169,9 +171,7 @@ void require_whole_png(std::span<const std::byte> bytes, std::string_view name) 
 /// Inflates the pixels of a PNG without keeping them, and refuses more than `limit_bytes`: stb would take them all.
 void require_png_bytes(std::span<const std::byte> bytes, std::string_view name, std::int64_t limit_bytes) {
   z_stream stream{};
-  // Apple's variant begins with a chunk of its own, and has no header before the compressed data.
-  const bool apple = starts_with(bytes, "CgBI", 12);
-  require(inflateInit2(&stream, apple ? -MAX_WBITS : MAX_WBITS) == Z_OK, "decode", "{}: no memory to inflate it", name);
+  require(inflateInit(&stream) == Z_OK, "decode", "{}: no memory to inflate it", name);
   const std::unique_ptr<z_stream, decltype(&inflateEnd)> end(&stream, &inflateEnd);
   std::vector<std::byte> inflated(std::size_t{64} << 10);
   std::int64_t count = 0;
@@ -206,13 +206,13 @@ StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view nam
   StbPixels result;
   int stored_channels = 0;
   constexpr std::size_t kPngSizes = 16;
+  if (format == ImageFormat::png) require_whole_png(bytes, name);
   if (format == ImageFormat::png && bytes.size() >= kPngSizes + 8) {
     // stb gives no reason for the largest ones. A PNG's sides have at most 31 bits.
     require_size(name, u32_big_endian_at(bytes, kPngSizes + 4) & INT32_MAX,
                  u32_big_endian_at(bytes, kPngSizes) & INT32_MAX, options.max_pixels);
   }
-  if (format == ImageFormat::png) require_whole_png(bytes, name);
-  const std::vector<std::byte> whole = with_whole_palette(bytes, format);
+  const std::vector<std::byte> whole = with_whole_palette(bytes, name, format);
   if (!whole.empty()) bytes = whole;
   Reader header{bytes};
   if (stbi_info_from_callbacks(&kCallbacks, &header, &result.width, &result.height, &stored_channels) == 0) {

@@ -42,13 +42,18 @@ run_target() {
   TMPDIR=$work/$name "build/fuzz/fuzz_$name" -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=1536 -malloc_limit_mb=512 \
     -print_final_stats=1 -artifact_prefix="build/fuzz/found/$name/" ${options[@]+"${options[@]}"} \
     "build/fuzz/corpus/$name" "build/fuzz/seeds/$name" ${known[@]+"${known[@]}"} >"$log" 2>&1
-  local status=$? executions edges all
+  local status=$? executions edges all found
   executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   edges=$(grep -o ' cov: [0-9]*' "$log" | tail -n 1 | grep -o '[0-9]*' || true)
   all=$(sed -n 's/.*Loaded [0-9]* modules *(\([0-9]*\) inline.*/\1/p' "$log" | head -n 1)
   printf '%-14s %-8s %10s executions  %5s of %5s edges\n' "$name" "$([ $status -eq 0 ] && echo passed || echo FAILED)" "${executions:-?}" \
     "${edges:-?}" "${all:-?}"
-  [ $status -eq 0 ] || { grep -m 1 -A 12 'ERROR\|does not hold\|runtime error\|uncaught' "$log" || tail -n 20 "$log"; return 1; }
+  [ $status -ne 0 ] || return 0
+  grep -m 1 -A 12 'ERROR\|does not hold\|runtime error\|uncaught' "$log" || tail -n 20 "$log"
+  # Where only what is printed outlives the machine, the file must be in it.
+  found=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
+  [ ! -f "$found" ] || echo "base64 -d <<< $(gzip -9 <"$found" | base64 -w 0) | gunzip > found"
+  return 1
 }
 export -f run_target
 printf '%s\n' "${targets[@]}" | xargs -P $((2 * $(nproc))) -I {} bash -c 'run_target {}'

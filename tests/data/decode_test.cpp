@@ -358,8 +358,8 @@ TEST_CASE("a PNG whose pixels are more than its header says is refused before th
   };
   CHECK(contains(decode_error(as_bytes(with_pixels(deflated, deflated.size()))), "holds more than its"));
   CHECK(contains(decode_error(as_bytes(with_pixels(deflated, 50000))), "holds more than its"));
-  // Apple's variant has no zlib header.
-  CHECK(contains(decode_error(as_bytes(with_pixels(deflated.substr(2), 50000, "CgBI"))), "holds more than its"));
+  // Apple's variant, whose size, palette and compressed data lie elsewhere.
+  CHECK(contains(decode_error(as_bytes(with_pixels(deflated.substr(2), 50000, "CgBI"))), "Apple's own kind"));
   // A chunk that claims a gigabyte.
   std::string claims = sound;
   claims.replace(sound.find("IDAT") - 4, 4, "\x3f\xff\xff\xff");
@@ -399,4 +399,55 @@ TEST_CASE("pixels beyond a palette are black") {
   const std::string bmp = std::string("BM\x4a\0\0\0\0\0\0\0\x3e\0\0\0\x28\0\0\0\4\0\0\0\1\0\0\0\1\0\x08\0", 30) +
                           std::string(24, '\0') + std::string("abc\0def\0", 8) + std::string("\0\1\2\xff", 4);
   CHECK(pixels(decoded(as_bytes(bmp))) == std::vector<int>{'c', 'b', 'a', 'f', 'e', 'd', 0, 0, 0, 0, 0, 0});
+}
+
+TEST_CASE("BMP with palettes: every size of header and of pixels, whatever lies between colours and pixels") {
+  const auto number = [](std::size_t bytes, unsigned value) {
+    std::string text;
+    for (std::size_t i = 0; i < bytes; ++i) text += static_cast<char>(value >> (8 * i));
+    return text;
+  };
+  // 4×1 pixels. Colour i is (i + 1, 100, i) in the order of a BMP: blue, green, red.
+  const auto bmp = [&](unsigned header, unsigned bits, unsigned stored, unsigned used, const std::string& between,
+                       const std::string& row) {
+    const unsigned color_bytes = header == 12 ? 3 : 4;
+    std::string text = "BM" + number(8, 0) + number(4, 14 + header + stored * color_bytes + unsigned(between.size())) +
+                       number(4, header);
+    const std::size_t side = header == 12 ? 2 : 4;
+    text += number(side, 4) + number(side, 1) + number(2, 1) + number(2, bits);
+    if (header != 12) text += number(16, 0) + number(4, used);
+    text.resize(14 + header, '\0');
+    for (unsigned i = 0; i < stored; ++i) text += number(1, i + 1) + number(1, 100) + number(color_bytes - 2, i);
+    return text + between + row;
+  };
+  const auto colors = [](std::vector<int> indices) {
+    std::vector<int> rgb;
+    for (const int i : indices) rgb.insert(rgb.end(), {i, 100, (i + 1) % 256});
+    return rgb;
+  };
+  for (const unsigned header : {12u, 40u, 52u, 56u, 64u, 108u, 124u}) {
+    CAPTURE(header);
+    CHECK(pixels(decoded(as_bytes(bmp(header, 8, 256, 0, "", {"\0\x64\xfc\xff", 4})))) == colors({0, 100, 252, 255}));
+    CHECK(pixels(decoded(as_bytes(bmp(header, 4, 16, 0, "", {"\x0f\x71\0\0", 4})))) == colors({0, 15, 7, 1}));
+    CHECK(pixels(decoded(as_bytes(bmp(header, 1, 2, 0, "", {"\x60\0\0\0", 4})))) == colors({0, 1, 1, 0}));
+    // Fewer colours than pixels could name; the last pixel's is missing.
+    std::vector<int> expected = colors({0, 2, 1});
+    expected.insert(expected.end(), {0, 0, 0});
+    CHECK(pixels(decoded(as_bytes(bmp(header, 8, 3, 0, "", {"\0\2\1\3", 4})))) == expected);
+    CHECK(contains(decode_error(as_bytes(bmp(header, 8, 256, 0, "", {"\0\x64\xfc", 3}))), "truncated BMP"));
+    CHECK(contains(decode_error(as_bytes(bmp(header, 8, 256, 0, "", ""))), "truncated BMP"));
+    CHECK(contains(decode_error(as_bytes(bmp(header, 8, 0, 0, "", std::string(2000, '\1')))), "makes no sense"));
+    if (header == 12) continue;
+    // Three colours are used; behind them lie others' bytes, more than a palette's.
+    CHECK(pixels(decoded(as_bytes(bmp(header, 8, 3, 3, std::string(1100, 'x'), {"\0\2\1\3", 4})))) == expected);
+  }
+  // stb takes what is negative for none.
+  for (const unsigned compression : {1u, 2u, 3u, 4u, 0xff000000u}) {
+    const std::string compressed = bmp(40, 8, 256, 0, "", {"\0\x64\xfc\xff", 4}).replace(30, 4, number(4, compression));
+    CHECK(contains(decode_error(as_bytes(compressed)),
+                   fmt::format("compressed BMP cannot be read (its header says kind {})", compression)));
+  }
+  for (const unsigned header : {20u, 39u}) {
+    CHECK(contains(decode_error(as_bytes(bmp(header, 8, 256, 0, "", {"\0\x64\xfc\xff", 4}))), "broken BMP"));
+  }
 }
