@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <iterator>
+#include <limits>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -167,9 +168,16 @@ NamedFeatures read_features(const std::filesystem::path& path) {
     recipe.at("network").get_to(features.recipe.network);
     recipe.at("fingerprint").get_to(features.recipe.fingerprint);
     FeatureOptions& options = features.recipe.options;
-    recipe.at("crop_px").get_to(options.crop_px);
-    recipe.at("short_side_px").get_to(options.short_side_px);
-    recipe.at("blocks").get_to(options.kind.blocks);
+    const auto size = [&](const char* key) {
+      const auto number = whole_number(recipe.at(key), 0, std::numeric_limits<int>::max());
+      require(number.has_value(), kWhere,
+              "the metadata of {} is damaged: {} is {}; expected a whole number of at least 0", path.string(), key,
+              json_text(recipe.at(key)).substr(0, 40));
+      return static_cast<int>(*number);
+    };
+    options.crop_px = size("crop_px");
+    options.short_side_px = size("short_side_px");
+    options.kind.blocks = size("blocks");
     recipe.at("average_patches").get_to(options.kind.average_patches);
     recipe.at("normalized").get_to(options.normalized);
   } catch (const nlohmann::json::exception& error) {

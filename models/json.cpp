@@ -1,5 +1,7 @@
 #include "models/json.h"
 
+#include <limits>
+
 namespace dino {
 namespace {
 
@@ -29,6 +31,14 @@ bool nested_too_deep(std::string_view text) {
 nlohmann::json parse_json(std::string_view text) {
   if (nested_too_deep(text)) return nlohmann::json::value_t::discarded;
   return nlohmann::json::parse(text, nullptr, false);
+}
+
+std::optional<std::int64_t> whole_number(const nlohmann::json& value, std::int64_t least, std::int64_t most) {
+  if (!value.is_number_integer()) return std::nullopt;
+  constexpr std::uint64_t kMost = std::numeric_limits<std::int64_t>::max();
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > kMost) return std::nullopt;
+  const auto number = value.get<std::int64_t>();
+  return number >= least && number <= most ? std::optional(number) : std::nullopt;
 }
 
 }  // namespace dino

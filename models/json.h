@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -10,6 +12,10 @@ namespace dino {
 /// JSON of a file that may come from anywhere; is_discarded() where it is none, or nested deeper than any of ours:
 /// every level takes a hundred times the memory of its bracket.
 nlohmann::json parse_json(std::string_view text);
+
+/// A whole number from `least` to `most`, both included; none for anything else, of which a conversion to an integer
+/// is undefined or another number.
+std::optional<std::int64_t> whole_number(const nlohmann::json& value, std::int64_t least, std::int64_t most);
 
 /// JSON as text, on one line unless `indent` is given. Names of files need not be UTF-8: what is not becomes U+FFFD.
 template <typename Json>

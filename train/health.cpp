@@ -250,12 +250,11 @@ double median(std::vector<double> values) {
 /// A number of steps in a saved state. Larger ones than these are of no run, and sums with them would not fit.
 std::int64_t count_of(const nlohmann::json& value, std::int64_t least = 0) {
   constexpr std::int64_t kMost = std::int64_t{1} << 53;
-  const bool negative = value.is_number_integer() && !value.is_number_unsigned();
-  const bool fits = negative ? value.get<std::int64_t>() >= least
-                             : value.is_number_unsigned() && value.get<std::uint64_t>() <= std::uint64_t{kMost};
-  require(fits, "health", "the saved state of the watch holds {} as a number of steps; expected a whole one from {}",
+  const auto count = whole_number(value, least, kMost);
+  require(count.has_value(), "health",
+          "the saved state of the watch holds {} as a number of steps; expected a whole one from {}",
           value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 40), least);
-  return value.get<std::int64_t>();
+  return *count;
 }
 
 }  // namespace

@@ -156,6 +156,18 @@ TEST_CASE("Feature files of other kinds are refused with what to do") {
   write_safetensors(path, {{"features", ConstArray(one.data(), Shape{1, 1})}},
                     {{"paths", "[\"a\", \"b\"]"}, {"class_names", "[]"}, {"recipe", "{}"}});
   CHECK_THROWS_AS(read_features(path), Error);
+  // Sizes that are none, or that no conversion to an int would keep.
+  for (const char* size : {"2e56", "-1", "4294967520", "18446744073709551615", "224.5", "\"224\"", "null"}) {
+    CAPTURE(size);
+    write_safetensors(
+        path, {{"features", ConstArray(one.data(), Shape{1, 1})}},
+        {{"paths", "[\"a\"]"},
+         {"class_names", "[]"},
+         {"recipe", fmt::format(R"({{"weights":"w","network":"teacher","fingerprint":"","crop_px":{},)"
+                                R"("short_side_px":256,"blocks":1,"average_patches":false,"normalized":true}})",
+                                size)}});
+    CHECK(contains(error_of([&] { read_features(path); }), "crop_px is"));
+  }
   NamedFeatures wrong = example();
   wrong.names.pop_back();
   CHECK_THROWS_AS(write_features(path, wrong), Error);
