@@ -1,6 +1,7 @@
 // IDX files as MNIST and Fashion-MNIST use them: 00 00 08 and the number of dimensions, each dimension as a big-endian
 // 32-bit number, the bytes (http://yann.lecun.com/exdb/mnist). Also compressed with gzip.
 #include "data/known_datasets.h"
+#include "data/verify_checksums.h"
 #include "engine/files.h"
 #include "kernels/common/error.h"
 
@@ -8,7 +9,7 @@
 #include <optional>
 #include <system_error>
 
-#include <stb_image.h>
+#include <zlib.h>
 
 namespace dino {
 
@@ -22,29 +23,26 @@ std::uint32_t byte_at(std::string_view bytes, std::size_t at) {
 
 /// Content of a gzip file of one member (RFC 1952).
 std::string gunzip(const std::string& bytes, const fs::path& path) {
-  constexpr std::size_t kHeaderBytes = 10;
-  constexpr std::size_t kTrailerBytes = 8;
+  constexpr std::size_t kLeastBytes = 18;
   constexpr std::uint64_t kBestRatio = 1032;  // of deflate: a larger claim is a lie
-  const std::uint32_t flags = byte_at(bytes, 3);
-  std::size_t at = kHeaderBytes;
-  if ((flags & 4) != 0) at += 2 + byte_at(bytes, at) + (byte_at(bytes, at + 1) << 8);
-  for (const std::uint32_t text : {8u, 16u}) {  // the name, the comment
-    if ((flags & text) == 0) continue;
-    while (at < bytes.size() && bytes[at] != '\0') ++at;
-    ++at;
-  }
-  if ((flags & 2) != 0) at += 2;
-  require(at + kTrailerBytes < bytes.size(), "data", "{} is truncated; download it again", path.string());
+  require(bytes.size() > kLeastBytes, "data", "{} is truncated; download it again", path.string());
   std::uint64_t size = 0;
   for (std::size_t i = 1; i <= 4; ++i) size = size << 8 | byte_at(bytes, bytes.size() - i);
-  const std::size_t length = bytes.size() - kTrailerBytes - at;
-  require(size <= length * kBestRatio && size <= INT32_MAX && length <= INT32_MAX, "data",
+  require(size <= bytes.size() * kBestRatio && size <= INT32_MAX && bytes.size() <= INT32_MAX, "data",
           "{} is damaged or truncated; download it again", path.string());
   std::string content(size, '\0');
-  const int written = stbi_zlib_decode_noheader_buffer(content.data(), static_cast<int>(size), bytes.data() + at,
-                                                       static_cast<int>(length));
-  require(written >= 0 && static_cast<std::uint64_t>(written) == size, "data",
-          "{} is damaged or truncated; download it again", path.string());
+  z_stream stream{};
+  constexpr int kGzip = 16;
+  require(inflateInit2(&stream, kGzip + MAX_WBITS) == Z_OK, "data", "{}: no memory to inflate it", path.string());
+  if (!kVerifyChecksums) inflateValidate(&stream, 0);
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));  // not written to
+  stream.avail_in = static_cast<uInt>(bytes.size());
+  stream.next_out = reinterpret_cast<Bytef*>(content.data());
+  stream.avail_out = static_cast<uInt>(size);
+  const int status = inflate(&stream, Z_FINISH);
+  const bool whole = status == Z_STREAM_END && stream.avail_out == 0;
+  inflateEnd(&stream);
+  require(whole, "data", "{} is damaged or truncated; download it again", path.string());
   return content;
 }
 

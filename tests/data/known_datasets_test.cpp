@@ -4,6 +4,8 @@
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
+#include <zlib.h>
+
 using namespace dino;
 using namespace dino::test;
 
@@ -37,11 +39,12 @@ const std::string kLabels("\0\0\x08\x01\0\0\0\2\7\2", 10);
 /// gzip with one stored block and a file name.
 std::string gzip(const std::string& content) {
   const auto size = static_cast<unsigned>(content.size());
+  const auto sum = crc32(0, reinterpret_cast<const Bytef*>(content.data()), size);
   const auto u16 = [](unsigned value) {
     return std::string{static_cast<char>(value & 255), static_cast<char>(value >> 8 & 255)};
   };
   return std::string("\x1f\x8b\x08\x08\0\0\0\0\0\3name\0\1", 16) + u16(size) + u16(~size) + content +
-         std::string(4, '\0') + u16(size) + u16(0);
+         u16(static_cast<unsigned>(sum)) + u16(static_cast<unsigned>(sum >> 16)) + u16(size) + u16(0);
 }
 
 }  // namespace
@@ -133,6 +136,13 @@ TEST_CASE("IDX files, plain and compressed, with and without labels") {
     for (std::size_t size = 0; size < whole.size(); ++size) {
       folder.write("train-images-idx3-ubyte" + ending, whole.substr(0, size));
       REQUIRE(contains(open_error(folder.path()), "[data] "));
+    }
+    if (compressed) {
+      // A pixel that is another one than its checksum is of.
+      std::string damaged = whole;
+      damaged[damaged.find("abcdef")] ^= 1;
+      folder.write("train-images-idx3-ubyte.gz", damaged);
+      CHECK(contains(open_error(folder.path()), "damaged"));
     }
     folder.write("train-images-idx3-ubyte" + ending,
                  pack(std::string("\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 16) + "x"));

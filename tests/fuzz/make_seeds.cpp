@@ -18,6 +18,7 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <zlib.h>
 
 using namespace dino;
 using namespace dino::test;
@@ -247,8 +248,12 @@ std::string gzip(const std::string& bytes) {
   std::string stored("\x01", 1);
   for (const unsigned value : {length, ~length})
     stored += {static_cast<char>(value & 255), static_cast<char>(value >> 8 & 255)};
+  const auto sum = crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), length);
   std::string trailer(8, '\0');
-  for (std::size_t i = 0; i < 4; ++i) trailer[4 + i] = static_cast<char>(length >> (8 * i));
+  for (std::size_t i = 0; i < 4; ++i) {
+    trailer[i] = static_cast<char>(sum >> (8 * i));
+    trailer[4 + i] = static_cast<char>(length >> (8 * i));
+  }
   return std::string("\x1f\x8b\x08\0\0\0\0\0\0\x03", 10) + stored + bytes + trailer;
 }
 
