@@ -1,10 +1,12 @@
-// Finds out what a file is and hands it to libjpeg-turbo, stb_image or our own reader of PNM.
+// Finds out what a file is and hands it to the reader of its kind.
 #include "data/decode.h"
 
+#include "data/decode_bmp.h"
+#include "data/decode_gif.h"
 #include "data/decode_jpeg.h"
+#include "data/decode_png.h"
 #include "data/decode_pnm.h"
-#include "data/large_picture.h"
-#include "data/palette.h"
+#include "data/decode_tga.h"
 #include "kernels/common/error.h"
 
 #include <fcntl.h>
@@ -13,20 +15,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <string>
-
-#include <stb_image.h>
-#include <zlib.h>
 
 namespace dino {
 namespace {
 
 constexpr std::int64_t kMaxFileBytes = std::int64_t{1} << 30;
-constexpr std::size_t kPngSignatureBytes = 8;
-constexpr std::size_t kPngChunkFrameBytes = 12;  // length, type, checksum
 
 int byte_at(std::span<const std::byte> bytes, std::size_t at) {
   return at < bytes.size() ? std::to_integer<int>(bytes[at]) : 0;
@@ -36,49 +31,8 @@ int u16_at(std::span<const std::byte> bytes, std::size_t at) {
   return byte_at(bytes, at) | byte_at(bytes, at + 1) << 8;
 }
 
-std::int64_t u32_big_endian_at(std::span<const std::byte> bytes, std::size_t at) {
-  std::int64_t value = 0;
-  for (std::size_t i = 0; i < 4; ++i) value = value << 8 | byte_at(bytes, at + i);
-  return value;
-}
-
 bool starts_with(std::span<const std::byte> bytes, std::string_view magic, std::size_t at = 0) {
   return bytes.size() >= at + magic.size() && std::memcmp(bytes.data() + at, magic.data(), magic.size()) == 0;
-}
-
-/// TGA has no magic number, so every field of its header must make sense and the pixels must be able to fit the file.
-bool looks_like_tga(std::span<const std::byte> bytes) {
-  constexpr std::size_t kHeaderBytes = 18;
-  if (bytes.size() <= kHeaderBytes) return false;
-  const int has_palette = byte_at(bytes, 1);
-  const int kind = byte_at(bytes, 2);
-  const int kind_without_rle = kind & ~8;
-  const int width = u16_at(bytes, 12);
-  const int height = u16_at(bytes, 14);
-  const int bits = byte_at(bytes, 16);
-  if (has_palette > 1 || kind > 11 || kind_without_rle < 1 || kind_without_rle > 3) return false;
-  if ((kind_without_rle == 1) != (has_palette == 1) || width == 0 || height == 0) return false;
-  if (bits != 8 && bits != 15 && bits != 16 && bits != 24 && bits != 32) return false;
-  const std::int64_t pixels = std::int64_t{width} * height;
-  const std::int64_t pixel_bytes = (bits + 7) / 8;
-  constexpr int kLongestRun = 128;
-  const std::int64_t least =
-      (kind & 8) != 0 ? (pixels + kLongestRun - 1) / kLongestRun * (1 + pixel_bytes) : pixels * pixel_bytes;
-  // A quarter of the pixels is enough to tell a shortened TGA from noise.
-  return static_cast<std::int64_t>(bytes.size()) - static_cast<std::int64_t>(kHeaderBytes) >= least / 4;
-}
-
-std::string_view format_name(ImageFormat format) {
-  switch (format) {
-    case ImageFormat::jpeg: return "JPEG";
-    case ImageFormat::png: return "PNG";
-    case ImageFormat::gif: return "GIF";
-    case ImageFormat::bmp: return "BMP";
-    case ImageFormat::tga: return "TGA";
-    case ImageFormat::pnm: return "PNM";
-    case ImageFormat::unknown: break;
-  }
-  return "picture";
 }
 
 /// What a file that we cannot read probably is, for the message.
@@ -102,144 +56,6 @@ std::string describe_content(std::span<const std::byte> bytes) {
   return fmt::format("it starts with \"{}\"", start);
 }
 
-/// Feeds stb_image and notices when it asks for more than there is: for some formats it would invent the rest.
-struct Reader {
-  std::span<const std::byte> bytes;
-  std::size_t at = 0;
-  bool overrun = false;
-  const char* buffer = nullptr;  // stb's own, which it fills with whatever is left
-
-  static int read(void* user, char* data, int size) {
-    auto& reader = *static_cast<Reader*>(user);
-    const std::size_t count = std::min(static_cast<std::size_t>(size), reader.bytes.size() - reader.at);
-    if (reader.buffer == nullptr) reader.buffer = data;
-    if (count == 0 || (count < static_cast<std::size_t>(size) && data != reader.buffer)) reader.overrun = true;
-    if (count != 0) std::memcpy(data, reader.bytes.data() + reader.at, count);
-    reader.at += count;
-    return static_cast<int>(count);
-  }
-  static void skip(void* user, int count) {
-    auto& reader = *static_cast<Reader*>(user);
-    if (count < 0) {
-      reader.at -= std::min(reader.at, static_cast<std::size_t>(-static_cast<std::int64_t>(count)));
-      return;
-    }
-    if (static_cast<std::size_t>(count) > reader.bytes.size() - reader.at) reader.overrun = true;
-    reader.at = std::min(reader.bytes.size(), reader.at + static_cast<std::size_t>(count));
-  }
-  static int end(void* user) {
-    const auto& reader = *static_cast<Reader*>(user);
-    return reader.at >= reader.bytes.size() ? 1 : 0;
-  }
-};
-
-constexpr stbi_io_callbacks kCallbacks{&Reader::read, &Reader::skip, &Reader::end};
-
-struct StbFree {
-  void operator()(stbi_uc* pixels) const { stbi_image_free(pixels); }
-};
-
-struct StbPixels {
-  int height = 0;
-  int width = 0;
-  std::unique_ptr<stbi_uc, StbFree> pixels;
-};
-
-[[noreturn]] void fail_broken(std::string_view name, ImageFormat format, bool overrun, std::string_view reason) {
-  require(!overrun, "decode", "{}: truncated {}: the file ends inside the picture; copy it again", name,
-          format_name(format));
-  fail("decode", "{}: broken {}: {}", name, format_name(format), reason);
-}
-
-void require_size(std::string_view name, std::int64_t height, std::int64_t width, std::int64_t max_pixels) {
-  require(height * width <= max_pixels, "decode", "{}: picture too large; got {}×{} pixels, expected at most {} in all",
-          name, width, height, max_pixels);
-}
-
-/// stb takes the memory that a chunk claims before it looks for the chunk's end.
-void require_whole_png(std::span<const std::byte> bytes, std::string_view name) {
-  for (std::size_t at = kPngSignatureBytes; !starts_with(bytes, "IEND", at + 4);) {
-    if (bytes.size() < at + kPngChunkFrameBytes) fail_broken(name, ImageFormat::png, true, "");
-    const auto length = static_cast<std::size_t>(u32_big_endian_at(bytes, at));
-    if (length > bytes.size() - at - kPngChunkFrameBytes) fail_broken(name, ImageFormat::png, true, "");
-    require(!starts_with(bytes, "CgBI", at + 4), "decode",
-            "{}: a PNG of Apple's own kind (CgBI) cannot be read; try one that other programs can show", name);
-    at += kPngChunkFrameBytes + length;
-  }
-}
-
-/// Inflates the pixels of a PNG without keeping them, and refuses more than `limit_bytes`: stb would take them all.
-void require_png_bytes(std::span<const std::byte> bytes, std::string_view name, std::int64_t limit_bytes) {
-  z_stream stream{};
-  require(inflateInit(&stream) == Z_OK, "decode", "{}: no memory to inflate it", name);
-  const std::unique_ptr<z_stream, decltype(&inflateEnd)> end(&stream, &inflateEnd);
-  std::vector<std::byte> inflated(std::size_t{64} << 10);
-  std::int64_t count = 0;
-  int status = Z_OK;
-  for (std::size_t at = kPngSignatureBytes; status == Z_OK && bytes.size() >= at + kPngChunkFrameBytes;) {
-    const auto length = static_cast<std::size_t>(u32_big_endian_at(bytes, at));
-    const std::span<const std::byte> content = bytes.subspan(at + 8).first(std::min(length, bytes.size() - at - 8));
-    if (starts_with(bytes, "IDAT", at + 4)) {
-      stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(content.data()));  // not written to
-      stream.avail_in = static_cast<uInt>(content.size());
-      do {
-        stream.next_out = reinterpret_cast<Bytef*>(inflated.data());
-        stream.avail_out = static_cast<uInt>(inflated.size());
-        status = inflate(&stream, Z_NO_FLUSH);
-        count += static_cast<std::int64_t>(inflated.size() - stream.avail_out);
-        require(count <= limit_bytes, "decode", "{}: broken PNG: it holds more than its {} bytes of pixels", name,
-                limit_bytes);
-      } while (status == Z_OK && (stream.avail_in != 0 || stream.avail_out == 0));
-      if (status == Z_BUF_ERROR) status = Z_OK;  // the next chunk goes on
-    }
-    at += kPngChunkFrameBytes + length;
-  }
-  // stb reads on where zlib gives up, except for what is wrong about the checksum, which comes last.
-  require(status == Z_OK || status == Z_STREAM_END ||
-              (stream.msg != nullptr && std::string_view(stream.msg) == "incorrect data check"),
-          "decode", "{}: broken PNG: {}", name, stream.msg != nullptr ? stream.msg : "its pixels cannot be inflated");
-}
-
-/// Pixels with `channels` (3 or 4) bytes each.
-StbPixels decode_with_stb(std::span<const std::byte> bytes, std::string_view name, ImageFormat format,
-                          const DecodeOptions& options, int channels) {
-  StbPixels result;
-  int stored_channels = 0;
-  constexpr std::size_t kPngSizes = 16;
-  if (format == ImageFormat::png) require_whole_png(bytes, name);
-  if (format == ImageFormat::png && bytes.size() >= kPngSizes + 8) {
-    // stb gives no reason for the largest ones. A PNG's sides have at most 31 bits.
-    require_size(name, u32_big_endian_at(bytes, kPngSizes + 4) & INT32_MAX,
-                 u32_big_endian_at(bytes, kPngSizes) & INT32_MAX, options.max_pixels);
-  }
-  const std::vector<std::byte> whole = with_whole_palette(bytes, name, format);
-  if (!whole.empty()) bytes = whole;
-  Reader header{bytes};
-  if (stbi_info_from_callbacks(&kCallbacks, &header, &result.width, &result.height, &stored_channels) == 0) {
-    fail_broken(name, format, header.overrun, "its header makes no sense");
-  }
-  if (result.height == 0 || result.width <= 0) fail_broken(name, format, false, "it has no pixels");
-  // The height of a BMP stored from the top is negative.
-  require_size(name, std::abs(std::int64_t{result.height}), result.width, options.max_pixels);
-  // Whatever the file is, deflate makes at most this of it.
-  constexpr std::int64_t kBestRatio = 1032;
-  constexpr std::int64_t kHarmlessBytes = std::int64_t{512} << 20;
-  if (format == ImageFormat::png && static_cast<std::int64_t>(bytes.size()) * kBestRatio > kHarmlessBytes) {
-    // At most 4 channels of 16 bits, and a byte for each row, of which interlacing makes seven pictures' worth.
-    const std::int64_t row_bytes = std::int64_t{result.width} * 8 + 1;
-    require_png_bytes(bytes, name, (row_bytes + 16) * (result.height + 16));
-  }
-  const auto large = lock_if_large(std::abs(std::int64_t{result.height}) * result.width);
-  Reader reader{bytes};
-  result.pixels.reset(
-      stbi_load_from_callbacks(&kCallbacks, &reader, &result.width, &result.height, &stored_channels, channels));
-  if (result.pixels == nullptr || reader.overrun) {
-    const char* reason = stbi_failure_reason();
-    fail_broken(name, format, reader.overrun, reason != nullptr ? reason : "unknown reason");
-  }
-  return result;
-}
-
 ImageFormat require_known_format(std::span<const std::byte> bytes, std::string_view name) {
   require(!bytes.empty(), "decode", "{}: the file is empty; expected a picture", name);
   const ImageFormat format = detect_image_format(bytes);
@@ -248,6 +64,18 @@ ImageFormat require_known_format(std::span<const std::byte> bytes, std::string_v
          describe_content(bytes));
   }
   return format;
+}
+
+/// Anything but JPEG, with `channels` (3 or 4) bytes a pixel.
+void decode_pixels(std::span<const std::byte> bytes, std::string_view name, ImageFormat format,
+                   const DecodeOptions& options, int channels, int& height, int& width,
+                   std::vector<std::uint8_t>& pixels) {
+  const auto decode = format == ImageFormat::png   ? decode_png
+                      : format == ImageFormat::gif ? decode_gif
+                      : format == ImageFormat::bmp ? decode_bmp
+                      : format == ImageFormat::tga ? decode_tga
+                                                   : decode_pnm;
+  decode(bytes, name, options, channels, height, width, pixels);
 }
 
 }  // namespace
@@ -270,10 +98,7 @@ ImageFormat detect_image_format(std::span<const std::byte> bytes) {
 void decode_image(std::span<const std::byte> bytes, std::string_view name, const DecodeOptions& options, Image& image) {
   const ImageFormat format = require_known_format(bytes, name);
   if (format == ImageFormat::jpeg) return decode_jpeg(bytes, name, options, image);
-  if (format == ImageFormat::pnm) return decode_pnm(bytes, name, options, 3, image.height, image.width, image.rgb);
-  const StbPixels decoded = decode_with_stb(bytes, name, format, options, 3);
-  image.resize(decoded.height, decoded.width);
-  std::memcpy(image.rgb.data(), decoded.pixels.get(), image.rgb.size());
+  decode_pixels(bytes, name, format, options, 3, image.height, image.width, image.rgb);
 }
 
 void decode_image_file(const std::filesystem::path& path, const DecodeOptions& options, Image& image) {
@@ -300,15 +125,7 @@ RgbaImage decode_rgba_file(const std::filesystem::path& path, const DecodeOption
     }
     return result;
   }
-  if (format == ImageFormat::pnm) {
-    decode_pnm(bytes, name, options, 4, result.height, result.width, result.rgba);
-    return result;
-  }
-  const StbPixels decoded = decode_with_stb(bytes, name, format, options, 4);
-  result.height = decoded.height;
-  result.width = decoded.width;
-  const std::size_t size = static_cast<std::size_t>(result.height) * static_cast<std::size_t>(result.width) * 4;
-  result.rgba.assign(decoded.pixels.get(), decoded.pixels.get() + size);
+  decode_pixels(bytes, name, format, options, 4, result.height, result.width, result.rgba);
   return result;
 }
 

@@ -26,11 +26,12 @@ struct DecodeOptions {
 enum class ImageFormat { unknown, jpeg, png, gif, bmp, tga, pnm };
 ImageFormat detect_image_format(std::span<const std::byte> bytes);
 
-/// Decodes JPEG (baseline, progressive, grey, CMYK, YCCK), PNG (8 and 16 bit, palette), GIF (first frame), BMP, TGA or
-/// PNM (8 bit) into 8-bit RGB. Alpha is dropped, grey is repeated, 16 bit keep their upper byte, CMYK is read as Adobe
-/// writes it (inverted) - all as Pillow does. `name` is what messages call the picture. Throws Error for anything that
-/// is not a whole, sound picture: empty, another kind of file, cut short, corrupt, too large. Safe to call from several
-/// threads.
+/// Decodes JPEG (baseline, progressive, grey, CMYK, YCCK), PNG (1 to 16 bit, palette), GIF (first frame), BMP, TGA or
+/// PNM (8 bit) into 8-bit RGB. Alpha and transparency are dropped, grey is repeated, 16 bit keep their upper byte, CMYK
+/// is read as Adobe writes it (inverted), colours beyond a palette are black - all as Pillow does, but for PNGs of
+/// 16-bit grey, which Pillow shows white from 255 of 65535 on. `name` is what messages call the picture. Throws Error
+/// for anything that is not a whole, sound picture: empty, another kind of file, cut short, corrupt, too large. Safe to
+/// call from several threads.
 void decode_image(std::span<const std::byte> bytes, std::string_view name, const DecodeOptions& options, Image& image);
 
 /// decode_image() of a file's content.

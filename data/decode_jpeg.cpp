@@ -4,7 +4,7 @@
 #include "data/decode_jpeg.h"
 
 #include "data/large_picture.h"
-#include "kernels/common/error.h"
+#include "data/picture_errors.h"
 
 #include <algorithm>
 #include <csetjmp>
@@ -141,8 +141,8 @@ class JpegDecoder {
   }
 
   [[noreturn]] void fail_with_message() {
-    require(!truncated_, "decode", "{}: truncated JPEG: the file ends inside the picture; copy it again", name_);
-    fail("decode", "{}: broken JPEG: {}", name_, message_);
+    if (truncated_) fail_truncated(name_, "JPEG");
+    fail_broken(name_, "JPEG", message_);
   }
 
   std::string name_;
@@ -183,9 +183,7 @@ void decode_jpeg(std::span<const std::byte> bytes, std::string_view name, const 
   decoder.read_header();
   const int stored_height = decoder.stored_height();
   const int stored_width = decoder.stored_width();
-  require(std::int64_t{stored_height} * stored_width <= options.max_pixels, "decode",
-          "{}: picture too large; got {}×{} pixels, expected at most {} in all", name, stored_width, stored_height,
-          options.max_pixels);
+  require_size(name, stored_height, stored_width, options.max_pixels);
   const auto large = lock_if_large(std::int64_t{stored_height} * stored_width);
   decoder.start(scale_denominator(stored_height, stored_width, options.min_side_px));
   image.resize(decoder.height(), decoder.width());

@@ -3,9 +3,10 @@
 #include "data/decode_pnm.h"
 
 #include "data/large_picture.h"
-#include "kernels/common/error.h"
+#include "data/picture_errors.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <optional>
 
@@ -60,24 +61,29 @@ void decode_pnm(std::span<const std::byte> bytes, std::string_view name, const D
   const int rows = header.next();
   const int largest = header.next();
   const auto samples = header.rest();
-  require(columns > 0 && rows > 0 && largest > 0 && samples, "decode", "{}: broken PNM: its header makes no sense",
-          name);
+  if (columns <= 0 || rows <= 0 || largest <= 0 || !samples) fail_broken(name, "PNM", "its header makes no sense");
   require(largest <= 255, "decode", "{}: a PNM of 16 bits a channel cannot be read; try one of 8 bits", name);
   const std::int64_t count = std::int64_t{rows} * columns;
-  require(count <= options.max_pixels, "decode", "{}: picture too large; got {}×{} pixels, expected at most {} in all",
-          name, columns, rows, options.max_pixels);
-  require(samples->size() / stored >= static_cast<std::size_t>(count), "decode",
-          "{}: truncated PNM: the file ends inside the picture; copy it again", name);
+  require_size(name, rows, columns, options.max_pixels);
+  if (samples->size() / stored < static_cast<std::size_t>(count)) fail_truncated(name, "PNM");
   const auto large = lock_if_large(count);
   height = rows;
   width = columns;
   pixels.resize(static_cast<std::size_t>(count) * static_cast<std::size_t>(channels));
+  // The nearest level, the even one of two: as Pillow has it.
+  std::array<std::uint8_t, 256> levels{};
+  for (int i = 0; i < 256; ++i) {
+    const int value = std::min(i, largest) * 255;
+    const int level = value / largest;
+    const int twice_rest = value % largest * 2;
+    const bool up = twice_rest > largest || (twice_rest == largest && level % 2 != 0);
+    levels[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(level + (up ? 1 : 0));
+  }
   const std::byte* in = samples->data();
   std::uint8_t* out = pixels.data();
   for (std::int64_t i = 0; i < count; ++i, in += stored, out += channels) {
     for (std::size_t c = 0; c < 3; ++c) {
-      const int value = std::min(std::to_integer<int>(in[stored == 3 ? c : 0]), largest);
-      out[c] = static_cast<std::uint8_t>((value * 255 + largest / 2) / largest);
+      out[c] = levels[std::to_integer<std::size_t>(in[stored == 3 ? c : 0])];
     }
     if (channels == 4) out[3] = 255;
   }

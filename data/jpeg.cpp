@@ -2,6 +2,9 @@
 
 #include "kernels/common/error.h"
 
+// A copy of our own: the library's, which others in the process may use as well, can be told to turn pictures over.
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb_image_write.h>
 
 namespace dino {

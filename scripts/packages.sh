@@ -1,7 +1,7 @@
 # Sourced by the other scripts: makes sure that the Debian or Ubuntu packages which a build needs are there.
 
 DINO_BUILD_PACKAGES="build-essential cmake ninja-build pkg-config libdnnl-dev ocl-icd-opencl-dev libhwy-dev libfmt-dev nlohmann-json3-dev
-libtomlplusplus-dev libcli11-dev libjpeg-dev libstb-dev libzip-dev libarchive-dev libmd-dev zlib1g-dev curl ca-certificates"
+libtomlplusplus-dev libcli11-dev libjpeg-dev libpng-dev libstb-dev libzip-dev libarchive-dev libmd-dev zlib1g-dev curl ca-certificates"
 DINO_TEST_PACKAGES="catch2 libbenchmark-dev libboost-context-dev libopenmpi-dev openmpi-bin"
 # Programs that some tests run, and go without elsewhere.
 DINO_OPTIONAL_TEST_PACKAGES="ffmpeg zsh fish"

@@ -16,7 +16,7 @@ set(DINO_LIBRARY_ORDER kernels engine models data train evaluate visualize selft
 set(DINO_LIBRARY_DEPENDENCIES_kernels OpenMP::OpenMP_CXX DNNL::dnnl hwy fmt::fmt)
 set(DINO_LIBRARY_DEPENDENCIES_engine dino_kernels Threads::Threads)
 set(DINO_LIBRARY_DEPENDENCIES_models dino_engine nlohmann_json::nlohmann_json PkgConfig::libzip)
-set(DINO_LIBRARY_DEPENDENCIES_data dino_models JPEG::JPEG ZLIB::ZLIB PkgConfig::stb PkgConfig::libarchive
+set(DINO_LIBRARY_DEPENDENCIES_data dino_models JPEG::JPEG PNG::PNG ZLIB::ZLIB PkgConfig::stb PkgConfig::libarchive
   PkgConfig::libmd)
 set(DINO_LIBRARY_DEPENDENCIES_train dino_data tomlplusplus::tomlplusplus)
 set(DINO_LIBRARY_DEPENDENCIES_evaluate dino_train)

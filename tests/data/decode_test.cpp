@@ -7,10 +7,13 @@
 #include "tests/support/pictures.h"
 #include "tests/support/temporary_folder.h"
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
+#include <map>
 #include <thread>
 
+#include <stb_image_write.h>
 #include <zlib.h>
 
 using namespace dino;
@@ -37,6 +40,17 @@ int distance(const Image& a, const Image& b) {
 }
 
 std::vector<int> pixels(const Image& image) { return {image.rgb.begin(), image.rgb.end()}; }
+
+/// As much, with alpha.
+std::vector<int> pixels_with_alpha(std::span<const std::byte> bytes) {
+  const TemporaryFolder folder;
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const RgbaImage image = decode_rgba_file(folder.write("picture", text));
+  return {image.rgba.begin(), image.rgba.end()};
+}
+
+/// The lower one first.
+std::string two_bytes(int value) { return {static_cast<char>(value & 255), static_cast<char>(value >> 8)}; }
 
 std::string bmp_header(int width, int height) {
   const auto u32 = [](int value) {
@@ -194,6 +208,175 @@ TEST_CASE("PNG: 1 to 16 bit, palette and alpha as Pillow converts to RGB") {
         std::vector<int>{'d', 'e', 'f', 'a', 'b', 'c'});
 }
 
+TEST_CASE("PNG: every kind, depth and filter, interlaced or not, at odd sizes") {
+  std::uint32_t state = 1;
+  const auto random = [&](std::uint32_t below) { return ((state = state * 1664525u + 1013904223u) >> 8) % below; };
+  // In which of the seven passes a pixel is stored (PNG, 8.2); all in the first where it is not interlaced.
+  constexpr std::string_view kPasses = "1646264677777777565656567777777736463646777777775656565677777777";
+  // Rows as a file has them, each pass' with filters of its own (PNG, 9.2).
+  const auto rows_of = [&](const std::vector<std::uint32_t>& samples, int height, int width, std::size_t per_pixel,
+                           std::size_t depth, bool interlaced) {
+    std::string rows;
+    const std::size_t distance = std::max<std::size_t>(1, per_pixel * depth / 8);
+    for (char pass = '1'; pass <= (interlaced ? '7' : '1'); ++pass) {
+      std::string above;
+      for (int y = 0; y < height; ++y) {
+        std::string row;
+        std::size_t bits = 0;
+        for (int x = 0; x < width; ++x) {
+          if (interlaced && kPasses[static_cast<std::size_t>(y % 8 * 8 + x % 8)] != pass) continue;
+          for (std::size_t s = 0; s < per_pixel; ++s) {
+            const std::uint32_t value = samples[static_cast<std::size_t>(y * width + x) * per_pixel + s];
+            for (std::size_t bit = depth; bit-- > 0; ++bits) {
+              if (bits % 8 == 0) row += '\0';
+              row.back() = static_cast<char>(row.back() | static_cast<int>(value >> bit & 1) << (7 - bits % 8));
+            }
+          }
+        }
+        if (row.empty()) continue;
+        above.resize(row.size(), '\0');
+        const std::uint32_t filter = random(5);
+        rows += static_cast<char>(filter);
+        for (std::size_t i = 0; i < row.size(); ++i) {
+          const auto at = [&](const std::string& bytes, bool before) {
+            return before && i < distance ? 0 : int{static_cast<unsigned char>(bytes[before ? i - distance : i])};
+          };
+          const int left = at(row, true);
+          const int up = at(above, false);
+          const int corner = at(above, true);
+          const int guess = left + up - corner;
+          const auto off = [&](int value) { return std::abs(guess - value); };
+          const int paeth = off(left) <= off(up) && off(left) <= off(corner) ? left
+                            : off(up) <= off(corner)                         ? up
+                                                                             : corner;
+          const std::array<int, 5> predicted = {0, left, up, (left + up) / 2, paeth};
+          rows += static_cast<char>(at(row, false) - predicted[filter]);
+        }
+        above = row;
+      }
+    }
+    return rows;
+  };
+  struct Kind {
+    int number;
+    std::size_t samples;
+    std::vector<std::size_t> depths;
+  };
+  const std::vector<Kind> kinds = {
+      {0, 1, {1, 2, 4, 8, 16}}, {2, 3, {8, 16}}, {3, 1, {1, 2, 4, 8}}, {4, 2, {8, 16}}, {6, 4, {8, 16}}};
+  for (const Kind& kind : kinds) {
+    for (const std::size_t depth : kind.depths) {
+      for (const auto& [height, width] : {std::pair(1, 1), {2, 3}, {5, 4}, {9, 17}}) {
+        for (const bool interlaced : {false, true}) {
+          CAPTURE(kind.number, depth, height, width, interlaced);
+          std::vector<std::uint32_t> samples(static_cast<std::size_t>(height * width) * kind.samples);
+          for (std::uint32_t& sample : samples) sample = random(1u << depth);
+          // Half of a palette's colours have an alpha; elsewhere the first pixel's colour is transparent.
+          std::string palette;
+          std::string clear;
+          if (kind.number == 3) {
+            for (std::uint32_t i = 0; i < 3u << depth; ++i) palette += static_cast<char>(random(256));
+            for (std::uint32_t i = 0; i < 1u << (depth - 1); ++i) clear += static_cast<char>(random(256));
+          } else if (kind.number <= 2) {
+            for (std::size_t s = 0; s < kind.samples; ++s) {
+              clear += {static_cast<char>(samples[s] >> 8), static_cast<char>(samples[s] & 255)};
+            }
+          }
+          std::vector<int> rgb;
+          std::vector<int> rgba;
+          for (std::size_t i = 0; i < samples.size(); i += kind.samples) {
+            std::array<int, 4> color{};
+            const auto eight_bits = [&](std::size_t s) {
+              const std::uint32_t value = samples[i + s];
+              return static_cast<int>(depth == 16 ? value / 256 : value * 255 / ((1u << depth) - 1));
+            };
+            for (std::size_t c = 0; c < 3; ++c) {
+              color[c] = kind.number == 3 ? static_cast<unsigned char>(palette[samples[i] * 3 + c])
+                                          : eight_bits(kind.samples >= 3 ? c : 0);
+            }
+            if (kind.number == 3) {
+              color[3] = samples[i] < clear.size() ? static_cast<unsigned char>(clear[samples[i]]) : 255;
+            } else if (kind.number >= 4) {
+              color[3] = eight_bits(kind.samples - 1);
+            } else {
+              color[3] = std::equal(samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(kind.samples),
+                                    samples.begin() + static_cast<std::ptrdiff_t>(i))
+                             ? 0
+                             : 255;
+            }
+            rgb.insert(rgb.end(), color.begin(), color.begin() + 3);
+            rgba.insert(rgba.end(), color.begin(), color.end());
+          }
+          const std::string rows = rows_of(samples, height, width, kind.samples, depth, interlaced);
+          const auto png =
+              handmade_png(width, height, static_cast<int>(depth), kind.number, rows, palette, clear, interlaced);
+          REQUIRE(pixels(decoded(png)) == rgb);
+          REQUIRE(pixels_with_alpha(png) == rgba);
+          const auto cut = handmade_png(width, height, static_cast<int>(depth), kind.number,
+                                        std::string_view(rows).substr(0, rows.size() - 1), palette, clear, interlaced);
+          REQUIRE(contains(decode_error(cut), "ot enough image data"));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("PNG: what is not sound is refused with its reason") {
+  const auto text_of = [](std::span<const std::byte> bytes) {
+    return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  const auto error = [](const std::string& png) { return decode_error(as_bytes(png)); };
+  const std::string row("\0\1\0", 3);
+  const std::string png = text_of(handmade_png(2, 1, 8, 3, row, "abcdef", "\x10"));
+  REQUIRE(error(png).empty());
+  // One wrong byte in each chunk that matters, the last of which is the checksum of zlib's.
+  for (const std::string_view type : {"IHDR", "PLTE", "tRNS"}) {
+    std::string damaged = png;
+    damaged[damaged.find(type) + 4] ^= 1;
+    CHECK(contains(error(damaged), fmt::format("{}: CRC error", type)));
+  }
+  std::string damaged = png;
+  damaged[damaged.find("IEND") - 9] ^= 1;
+  CHECK(contains(error(damaged), "incorrect data check"));
+
+  // Kinds and depths that do not go together; their rows would be long enough.
+  for (const auto& [kind, depth] :
+       {std::pair(2, 1), {2, 4}, {3, 16}, {4, 4}, {6, 2}, {1, 8}, {5, 8}, {7, 8}, {0, 3}, {0, 32}}) {
+    CAPTURE(kind, depth);
+    CHECK(contains(decode_error(handmade_png(1, 1, depth, kind, std::string(33, '\0'), "abc")), "Invalid IHDR data"));
+  }
+  CHECK(contains(decode_error(handmade_png(2, 1, 8, 3, row)), "Missing PLTE"));
+  CHECK(contains(decode_error(handmade_png(2, 1, 8, 3, row, "abcd")), "PLTE: invalid"));
+  CHECK(contains(decode_error(handmade_png(2, 1, 8, 3, row, std::string(771, 'a'))), "PLTE: invalid"));
+  // Transparency of a size that is none is passed over.
+  CHECK(pixels_with_alpha(handmade_png(2, 1, 8, 3, row, "abcdef", std::string(257, 'a'))) ==
+        std::vector<int>{'d', 'e', 'f', 255, 'a', 'b', 'c', 255});
+  CHECK(pixels_with_alpha(handmade_png(2, 1, 8, 0, row, "", "abc")) == std::vector<int>{1, 1, 1, 255, 0, 0, 0, 255});
+  CHECK(contains(decode_error(handmade_png(2, 1, 8, 0, std::string("\5\1\0", 3))), "bad adaptive filter value"));
+  // Bytes behind the pixels mean nothing.
+  CHECK(decode_error(handmade_png(2, 1, 8, 0, row + std::string(1000, 'x'))).empty());
+  const auto with_chunk = [&](const std::string& chunk, std::string_view before) {
+    return std::string(png).insert(png.find(before) - 4, chunk);
+  };
+  CHECK(error(with_chunk(png_chunk("teXt", "hello"), "PLTE")).empty());
+  CHECK(contains(error(with_chunk(png_chunk("ABCD", ""), "PLTE")), "unhandled critical chunk"));
+  CHECK(contains(error(with_chunk(png_chunk("PLTE", "ghi"), "PLTE")), "PLTE: duplicate"));
+  // What comes behind the pixels has no say.
+  CHECK(pixels(decoded(as_bytes(with_chunk(png_chunk("PLTE", "ghijkl"), "IEND")))) == pixels(decoded(as_bytes(png))));
+  CHECK(contains(error(png.substr(0, png.find("IDAT") - 4) + png.substr(png.find("IEND") - 4)), "IEND: out of place"));
+
+  // Codes of deflate that mean nothing (RFC 1951, 3.2.5): stb shows whatever is in memory for a distance of 30.
+  const auto deflated = [](const std::string& stream) {
+    const std::string sound =
+        "\x89PNG\r\n\x1a\n" + png_chunk("IHDR", std::string("\0\0\0\x0c\0\0\0\1\x08\0\0\0\0", 13));
+    return sound + png_chunk("IDAT", "\x78\x9c" + stream) + png_chunk("IEND", "");
+  };
+  CHECK(contains(error(deflated(std::string("\143\160\104\172\000\000\000\000\000", 9))), "invalid distance code"));
+  CHECK(contains(error(deflated(std::string(
+                     "\143\160\164\164\164\164\164\164\164\164\164\164\164\034\003\000\000\000\000\000", 20))),
+                 "invalid literal/length code"));
+}
+
 TEST_CASE("PNG: what is written reads back, cut files are errors") {
   const Image picture = gradient_image(19, 31);
   const auto bytes = encode_png(picture.rgb, 19, 31, 3);
@@ -323,7 +506,7 @@ TEST_CASE("golden photograph: both files decode to nearly the same picture") {
   CHECK(sum / static_cast<double>(png.rgb.size()) <= 6.0);
 }
 
-TEST_CASE("a PNG whose pixels are more than its header says is refused before they take memory") {
+TEST_CASE("a PNG whose data are more or fewer than its header says takes no memory for them") {
   // 640 kB that inflate to 640 MB for one pixel.
   std::vector<std::uint8_t> zeros(1 << 20);
   z_stream stream{};
@@ -345,19 +528,21 @@ TEST_CASE("a PNG whose pixels are more than its header says is refused before th
   const std::string sound(reinterpret_cast<const char*>(png.data()), png.size());
   // With these bytes as its pixels, in chunks of at most this size, and behind another chunk.
   const auto with_pixels = [&](const std::string& bytes, std::size_t chunk_bytes, const std::string& first = "") {
-    const auto chunk = [](const std::string& type, const std::string& content) {
-      std::string length(4, '\0');
-      for (std::size_t i = 0; i < 4; ++i) length[i] = static_cast<char>(content.size() >> (8 * (3 - i)));
-      return length + type + content + std::string(4, '\0');  // nobody looks at the checksum
-    };
     std::string file = sound.substr(0, 8);
-    if (!first.empty()) file += chunk(first, "abcd");
+    if (!first.empty()) file += png_chunk(first, "abcd");
     file += sound.substr(8, sound.find("IDAT") - 4 - 8);
-    for (std::size_t at = 0; at < bytes.size(); at += chunk_bytes) file += chunk("IDAT", bytes.substr(at, chunk_bytes));
+    for (std::size_t at = 0; at < bytes.size(); at += chunk_bytes) {
+      file += png_chunk("IDAT", bytes.substr(at, chunk_bytes));
+    }
     return file + sound.substr(sound.size() - 12);
   };
-  CHECK(contains(decode_error(as_bytes(with_pixels(deflated, deflated.size()))), "holds more than its"));
-  CHECK(contains(decode_error(as_bytes(with_pixels(deflated, 50000))), "holds more than its"));
+  // What lies behind the pixel is never inflated: that would take half a second.
+  for (const std::size_t chunk_bytes : {deflated.size(), std::size_t{50000}}) {
+    CHECK(pixels(decoded(as_bytes(with_pixels(deflated, chunk_bytes)))) == std::vector<int>{0, 0, 0});
+  }
+  // A hundred million pixels in a hundred bytes.
+  CHECK(contains(decode_error(handmade_png(10000, 10000, 16, 6, std::string(100, '\0'))),
+                 "fewer pixels than its header says"));
   // Apple's variant, whose size, palette and compressed data lie elsewhere.
   CHECK(contains(decode_error(as_bytes(with_pixels(deflated.substr(2), 50000, "CgBI"))), "Apple's own kind"));
   // A chunk that claims a gigabyte.
@@ -389,6 +574,9 @@ TEST_CASE("PNM: grey and colour of up to 8 bits; what makes no sense is refused"
   CHECK(pixels(decoded(as_bytes("P6#x\n2 # y\n1\n255\nabcdef"))) == std::vector<int>{97, 98, 99, 100, 101, 102});
   CHECK(pixels(decoded(as_bytes("P5 3 1 15\n\x01\x0f\x7f"))) ==
         std::vector<int>{17, 17, 17, 255, 255, 255, 255, 255, 255});
+  // 10, 30 and 50 of 100 lie halfway between two levels (25.5, 76.5, 127.5), and 33 is 84.15.
+  CHECK(pixels(decoded(as_bytes("P6 2 1 100\n\x0a\x1e\x32\x21\x64\xc8"))) ==
+        std::vector<int>{26, 76, 128, 84, 255, 255});
   CHECK(pixels(decoded(as_bytes("P5 2 1 255\nab"))) == std::vector<int>{97, 97, 97, 98, 98, 98});
 }
 
@@ -450,4 +638,318 @@ TEST_CASE("BMP with palettes: every size of header and of pixels, whatever lies 
   for (const unsigned header : {20u, 39u}) {
     CHECK(contains(decode_error(as_bytes(bmp(header, 8, 256, 0, "", {"\0\x64\xfc\xff", 4}))), "broken BMP"));
   }
+}
+
+TEST_CASE("BMP of 16, 24 and 32 bits: every header, masks, bytes before the pixels") {
+  const auto number = [](std::size_t bytes, unsigned value) {
+    std::string text;
+    for (std::size_t i = 0; i < bytes; ++i) text += static_cast<char>(value >> (8 * i));
+    return text;
+  };
+  // 2×1 pixels.
+  const auto bmp = [&](unsigned header, unsigned bits, const std::vector<unsigned>& masks, const std::string& between,
+                       const std::string& row) {
+    const std::size_t side = header == 12 ? 2 : 4;
+    std::string text = number(4, header) + number(side, 2) + number(side, 1) + number(2, 1) + number(2, bits);
+    if (header != 12) text += number(4, masks.empty() ? 0 : 3);
+    if (!masks.empty()) {
+      text.resize(40, '\0');
+      for (const unsigned mask : masks) text += number(4, mask);
+    }
+    text.resize(std::max<std::size_t>(text.size(), header), '\0');
+    return "BM" + number(8, 0) + number(4, 14 + unsigned(text.size() + between.size())) + text + between + row;
+  };
+  for (const unsigned header : {12u, 40u, 52u, 56u, 64u, 108u, 124u}) {
+    for (const std::string& between : {std::string(), std::string(7, 'x')}) {
+      CAPTURE(header, between);
+      // Red 31, green 16, blue 1 of 31; and the highest bit, which has no meaning.
+      CHECK(pixels(decoded(as_bytes(bmp(header, 16, {}, between, {"\x01\x7e\0\x80", 4})))) ==
+            std::vector<int>{255, 131, 8, 0, 0, 0});
+      CHECK(pixels(decoded(as_bytes(bmp(header, 24, {}, between, {"\1\2\3\4\5\6", 6})))) ==
+            std::vector<int>{3, 2, 1, 6, 5, 4});
+      // The fourth byte is nothing, least of all alpha.
+      CHECK(pixels_with_alpha(as_bytes(bmp(header, 32, {}, between, {"\1\2\3\x77\4\5\6\0", 8}))) ==
+            std::vector<int>{3, 2, 1, 255, 6, 5, 4, 255});
+      if (header == 12) continue;
+      CHECK(pixels(decoded(as_bytes(bmp(header, 16, {0xf800, 0x07e0, 0x001f}, between, {"\x01\xfa\x20\0", 4})))) ==
+            std::vector<int>{255, 64 * 255 / 252, 8, 0, 255 / 63, 0});
+      CHECK(pixels(decoded(as_bytes(bmp(header, 32, {0xff, 0xff00, 0xff0000}, between, {"\1\2\3\x77\4\5\6\0", 8})))) ==
+            std::vector<int>{1, 2, 3, 4, 5, 6});
+      CHECK(contains(decode_error(as_bytes(bmp(header, 24, {0xff, 0xff00, 0xff0000}, between, {"\1\2\3\4\5\6", 6}))),
+                     "compressed BMP"));
+      CHECK(
+          contains(decode_error(as_bytes(bmp(header, 32, {0x3ff, 0xffc00, 0x3ff00000}, between, std::string(8, 'a')))),
+                   "colours have the bits 3ff"));
+      CHECK(contains(decode_error(as_bytes(bmp(header, 16, {0x5, 0xf0, 0xf00}, between, "abcd"))), "the bits 5 "));
+      CHECK(contains(decode_error(as_bytes(bmp(header, 16, {0, 0xf0, 0xf00}, between, "abcd"))), "the bits 0 "));
+    }
+    CHECK(contains(decode_error(as_bytes(bmp(header, 24, {}, "", "abcde"))), "truncated BMP"));
+    CHECK(contains(decode_error(as_bytes(bmp(header, 20, {}, "", "abcdef"))), "makes no sense"));
+    // Pixels that begin within the header.
+    for (const unsigned first : {0u, 13u + header}) {
+      CHECK(contains(decode_error(as_bytes(bmp(header, 24, {}, "", "abcdef").replace(10, 4, number(4, first)))),
+                     "makes no sense"));
+    }
+    if (header < 56) continue;
+    CHECK(pixels_with_alpha(as_bytes(bmp(header, 32, {0xff, 0xff00, 0xff0000, 0xff000000}, "",
+                                         {"\1\2\3\x77\4\5\6\0", 8}))) == std::vector<int>{1, 2, 3, 0x77, 4, 5, 6, 0});
+  }
+}
+
+TEST_CASE("TGA: every kind, from any corner, with and without runs, as Pillow shows them") {
+  struct Options {
+    int kind;
+    int bits;
+    int corner = 0x20;  // 0x20: the rows from the top, 0x10: each from the right
+    int first_color = 0;
+    int colors = 0;
+    int color_bits = 0;
+  };
+  const auto tga = [](const Options& options, int width, int height, const std::string& rest,
+                      const std::string& comment = "") {
+    std::string text = {static_cast<char>(comment.size()), static_cast<char>(options.colors != 0),
+                        static_cast<char>(options.kind)};
+    text += two_bytes(options.first_color) + two_bytes(options.colors) + static_cast<char>(options.color_bits) +
+            std::string(4, '\0') + two_bytes(width) + two_bytes(height);
+    return text + static_cast<char>(options.bits) + static_cast<char>(options.corner) + comment + rest;
+  };
+  // A picture of 2×3 pixels in grey; what is stored first, for each corner.
+  const std::string stored("\1\2\3\4\5\6", 6);
+  for (const auto& [corner, expected] : std::map<int, std::vector<int>>{{0x20, {1, 2, 3, 4, 5, 6}},
+                                                                        {0x00, {5, 6, 3, 4, 1, 2}},
+                                                                        {0x30, {2, 1, 4, 3, 6, 5}},
+                                                                        {0x10, {6, 5, 4, 3, 2, 1}}}) {
+    CAPTURE(corner);
+    std::vector<int> rgb;
+    for (const int grey : expected) rgb.insert(rgb.end(), 3, grey);
+    CHECK(pixels(decoded(as_bytes(tga({3, 8, corner}, 2, 3, stored)))) == rgb);
+    CHECK(pixels(decoded(as_bytes(tga({11, 8, corner}, 2, 3, "\x05" + stored, "a comment")))) == rgb);
+  }
+  // Two pixels; a run of three, across the end of a row, and one by itself.
+  CHECK(pixels(decoded(as_bytes(tga({10, 24}, 2, 2, std::string("\x82\3\2\1\0\6\5\4", 8))))) ==
+        std::vector<int>{1, 2, 3, 1, 2, 3, 1, 2, 3, 4, 5, 6});
+  CHECK(pixels_with_alpha(as_bytes(tga({2, 32}, 2, 1, std::string("\3\2\1\x77\6\5\4\0", 8)))) ==
+        std::vector<int>{1, 2, 3, 0x77, 4, 5, 6, 0});
+  CHECK(pixels_with_alpha(as_bytes(tga({3, 16}, 2, 1, "\3\x77\4\x78"))) ==
+        std::vector<int>{3, 3, 3, 0x77, 4, 4, 4, 0x78});
+  // Red 31, green 16, blue 1 of 31; and the highest bit, which writers set as they like.
+  CHECK(pixels_with_alpha(as_bytes(tga({2, 16}, 2, 1, std::string("\x01\x7e\0\x80", 4)))) ==
+        std::vector<int>{255, 131, 8, 255, 0, 0, 0, 255});
+  // A palette of colours 5 and 6; any other is black.
+  CHECK(pixels_with_alpha(as_bytes(tga({1, 8, 0x20, 5, 2, 24}, 4, 1, "abcdef\4\5\6\7"))) ==
+        std::vector<int>{0, 0, 0, 255, 'c', 'b', 'a', 255, 'f', 'e', 'd', 255, 0, 0, 0, 255});
+  CHECK(pixels_with_alpha(as_bytes(tga({9, 8, 0x20, 0, 2, 32}, 4, 1, std::string("abcdefgh\x83\1", 10)))) ==
+        std::vector<int>{'g', 'f', 'e', 'h', 'g', 'f', 'e', 'h', 'g', 'f', 'e', 'h', 'g', 'f', 'e', 'h'});
+  CHECK(pixels(decoded(as_bytes(tga({1, 8, 0x20, 255, 2, 16}, 1, 1, std::string("\x01\x7e\0\0\xff", 5))))) ==
+        std::vector<int>{255, 131, 8});
+
+  for (const Options& options : {Options{2, 24}, {10, 24}, {3, 8}, {1, 8, 0, 0, 3, 24}}) {
+    const std::string whole = tga(options, 8, 8, std::string(8 * 8 * 4 + 9, '\0'));
+    CAPTURE(options.kind);
+    CHECK(decode_error(as_bytes(whole)).empty());
+    const std::size_t needed = options.kind == 10  ? 64 * 4
+                               : options.kind == 2 ? 64 * 3
+                               : options.kind == 3 ? 64
+                                                   : 64 + 9;
+    CHECK(contains(decode_error(as_bytes(tga(options, 8, 8, std::string(needed - 1, '\0')))), "truncated TGA"));
+  }
+  CHECK(contains(decode_error(as_bytes(tga({2, 24}, 8, 8, std::string(190, 'a'), std::string(9, 'c')))),
+                 "truncated TGA"));
+  // Kinds that there are not.
+  for (const Options& options : {Options{1, 16, 0x20, 0, 2, 24},
+                                 {1, 8, 0x20, 0, 2, 8},
+                                 {2, 8},
+                                 {3, 24},
+                                 {4, 8},
+                                 {0, 8},
+                                 {2, 24, 0x20, 0, 2, 24},
+                                 {1, 8}}) {
+    CAPTURE(options.kind, options.bits);
+    CHECK(contains(decode_error(as_bytes(tga(options, 2, 2, std::string(200, '\0')))), "not a picture"));
+  }
+}
+
+TEST_CASE("a program that turns stb_image's pictures over does not turn ours") {
+  const Image picture = gradient_image(3, 4);
+  stbi_flip_vertically_on_write(1);
+  const auto png = encode_png(picture.rgb, 3, 4, 3);
+  stbi_flip_vertically_on_write(0);
+  CHECK(decoded(png).rgb == picture.rgb);
+}
+
+namespace {
+
+/// GIF's compression as the books have it, with a new table wherever `full` codes are used up.
+std::string gif_codes(std::string_view pixels, int pixel_bits, std::size_t full = 4096, bool clears = true) {
+  std::string bytes;
+  std::size_t bits = 0;
+  std::size_t code_bits = 0;
+  const auto put = [&](std::size_t code) {
+    for (std::size_t bit = 0; bit < code_bits; ++bit, ++bits) {
+      if (bits % 8 == 0) bytes += '\0';
+      bytes.back() = static_cast<char>(bytes.back() | static_cast<int>(code >> bit & 1) << bits % 8);
+    }
+  };
+  std::map<std::string, std::size_t> table;
+  const std::size_t clear = std::size_t{1} << pixel_bits;
+  const auto restart = [&] {
+    table.clear();
+    for (std::size_t i = 0; i < clear; ++i) table[std::string(1, static_cast<char>(i))] = i;
+    code_bits = static_cast<std::size_t>(pixel_bits) + 1;
+  };
+  restart();
+  put(clear);
+  std::string known;
+  for (const char pixel : pixels) {
+    if (table.count(known + pixel) != 0) {
+      known += pixel;
+      continue;
+    }
+    put(table[known]);
+    const std::size_t next = table.size() + 2;
+    if (next < full) {
+      table[known + pixel] = next;
+      if (next == std::size_t{1} << code_bits && code_bits < 12) ++code_bits;
+    } else if (clears) {
+      put(clear);
+      restart();
+    }
+    known = pixel;
+  }
+  put(table[known]);
+  put(clear + 1);
+  std::string blocks;
+  for (std::size_t at = 0; at < bytes.size(); at += 255) {
+    const std::string block = bytes.substr(at, 255);
+    blocks += static_cast<char>(block.size()) + block;
+  }
+  return static_cast<char>(pixel_bits) + blocks + '\0';
+}
+
+/// The start of a GIF, with a palette of 2 << `size` colours when there is one.
+std::string gif_screen(int width, int height, const std::string& palette, int size, int background = 0) {
+  const int flags = palette.empty() ? 0 : 0x80 | size;
+  return "GIF89a" + two_bytes(width) + two_bytes(height) + static_cast<char>(flags) + static_cast<char>(background) +
+         '\0' + palette;
+}
+
+std::string gif_frame(int x, int y, int width, int height, int flags, const std::string& codes,
+                      const std::string& palette = "") {
+  return "," + two_bytes(x) + two_bytes(y) + two_bytes(width) + two_bytes(height) + static_cast<char>(flags) + palette +
+         codes;
+}
+
+std::string gif_transparent(int color) { return std::string("!\xf9\4\1\0\0", 6) + static_cast<char>(color) + '\0'; }
+
+}  // namespace
+
+TEST_CASE("GIF: the published example, and pictures of every size of code") {
+  // Matthew Flickinger, "What's In A GIF": ten by ten pixels of four colours.
+  const std::string flickinger =
+      "1111122222111112222211111222221110000222111000022222200001112220000111222221111122222111112222211111";
+  std::string indices;
+  for (const char c : flickinger) indices += static_cast<char>(c - '0');
+  const std::string codes(
+      "\x02\x16\x8C\x2D\x99\x87\x2A\x1C\xDC\x33\xA0\x02\x75\xEC\x95\xFA\xA8\xDE\x60\x8C\x04\x91\x4C\x01\0", 25);
+  CHECK(gif_codes(indices, 2) == codes);
+  const auto shown = [](const std::string& some, const std::string& palette) {
+    std::vector<int> rgb;
+    for (const char c : some) {
+      for (std::size_t i = 0; i < 3; ++i) {
+        rgb.push_back(static_cast<unsigned char>(palette[static_cast<unsigned char>(c) * 3u + i]));
+      }
+    }
+    return rgb;
+  };
+  const std::string four("\xff\xff\xff\xff\0\0\0\0\xff\0\0\0", 12);
+  CHECK(pixels(decoded(as_bytes(gif_screen(10, 10, four, 1) + gif_frame(0, 0, 10, 10, 0, codes) + ";"))) ==
+        shown(indices, four));
+
+  std::uint32_t state = 1;
+  for (int bits = 2; bits <= 8; ++bits) {
+    std::string palette;
+    for (int i = 0; i < 3 << bits; ++i) palette += static_cast<char>(i * 7 + bits);
+    std::string noise;
+    std::string plain;
+    for (int i = 0; i < 150 * 100; ++i) {
+      noise += static_cast<char>((state = state * 1664525u + 1013904223u) >> 24 & ((1u << bits) - 1));
+      plain += static_cast<char>(i / 5000);
+    }
+    for (const std::string& some : {noise, plain}) {
+      // With a table that is emptied when it is full, earlier, or never.
+      for (const auto& [full, clears] :
+           {std::pair(std::size_t{4096}, true), {std::size_t{600}, true}, {std::size_t{4096}, false}}) {
+        CAPTURE(bits, full, clears);
+        const std::string gif = gif_screen(150, 100, palette, bits - 1) +
+                                gif_frame(0, 0, 150, 100, 0, gif_codes(some, bits, full, clears)) + ";";
+        REQUIRE(pixels(decoded(as_bytes(gif))) == shown(some, palette));
+      }
+    }
+  }
+}
+
+TEST_CASE("GIF: transparent pixels, small frames and colours of their own as Pillow shows them") {
+  const std::string palette = "abcdefghijkl";
+  const std::string codes = gif_codes(std::string("\0\1\2\3", 4), 2);
+  const std::string whole = gif_frame(0, 0, 2, 2, 0, codes);
+  const std::vector<int> rgb = {'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l'};
+  // The background colour is the second.
+  const std::string screen = gif_screen(2, 2, palette, 1, 1);
+  CHECK(pixels(decoded(as_bytes(screen + whole))) == rgb);
+  // A transparent pixel has its colour; with alpha it is transparent.
+  const std::string clear = screen + gif_transparent(2) + whole;
+  CHECK(pixels(decoded(as_bytes(clear))) == rgb);
+  CHECK(pixels_with_alpha(as_bytes(clear)) ==
+        std::vector<int>{'a', 'b', 'c', 255, 'd', 'e', 'f', 255, 'g', 'h', 'i', 0, 'j', 'k', 'l', 255});
+  // The frame's own palette; another frame behind it, and bytes that are cut off, have no say.
+  CHECK(pixels(decoded(as_bytes(screen + gif_frame(0, 0, 2, 2, 0x81, codes, "ABCDEFGHIJKL") + whole.substr(0, 8)))) ==
+        std::vector<int>{'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H', 'I', 'J', 'K', 'L'});
+  CHECK(pixels(decoded(as_bytes(gif_screen(2, 2, "", 0) + gif_frame(0, 0, 2, 2, 0x81, codes, palette)))) == rgb);
+  // Around a smaller frame: the first colour, else the transparent one.
+  const std::string small = gif_frame(1, 0, 1, 1, 0, gif_codes("\3", 2));
+  CHECK(pixels_with_alpha(as_bytes(screen + small)) ==
+        std::vector<int>{'a', 'b', 'c', 255, 'j', 'k', 'l', 255, 'a', 'b', 'c', 255, 'a', 'b', 'c', 255});
+  CHECK(pixels_with_alpha(as_bytes(screen + gif_transparent(2) + small)) ==
+        std::vector<int>{'g', 'h', 'i', 0, 'j', 'k', 'l', 255, 'g', 'h', 'i', 0, 'g', 'h', 'i', 0});
+  // Colours beyond the palette are black. Comments are passed over.
+  CHECK(pixels(decoded(as_bytes(gif_screen(2, 2, "abcdef", 0) + std::string("!\xfe\2hi\1!\0", 8) + whole))) ==
+        std::vector<int>{'a', 'b', 'c', 'd', 'e', 'f', 0, 0, 0, 0, 0, 0});
+  // Interlaced: rows 0, 8, 4, 2, 6 and the odd ones.
+  std::vector<int> column;
+  for (const int row : {0, 5, 3, 6, 2, 7, 4, 8, 1, 9}) column.insert(column.end(), 3, row);
+  const std::string greys("\0\0\0\1\1\1\2\2\2\3\3\3\4\4\4\5\5\5\6\6\6\7\7\7\x08\x08\x08\x09\x09\x09", 30);
+  const std::string rows("\0\1\2\3\4\5\6\7\x08\x09", 10);
+  CHECK(pixels(decoded(as_bytes(gif_screen(1, 10, greys + std::string(18, 'x'), 3) +
+                                gif_frame(0, 0, 1, 10, 0x40, gif_codes(rows, 4))))) == column);
+}
+
+TEST_CASE("GIF: what is not a whole, sound frame is refused") {
+  const auto error = [](const std::string& gif) { return decode_error(as_bytes(gif)); };
+  const std::string screen = gif_screen(2, 2, "abcdefghijkl", 1);
+  const std::string codes = gif_codes(std::string("\0\1\2\3", 4), 2);
+  const std::string gif = screen + gif_frame(0, 0, 2, 2, 0, codes);
+  REQUIRE(error(gif).empty());
+  // Of the codes' last byte, one bit belongs to a pixel; behind it come the code of the end and an empty block.
+  for (std::size_t size = 6; size + 1 + 1 < gif.size(); ++size)
+    REQUIRE(contains(error(gif.substr(0, size)), "truncated GIF"));
+  CHECK(contains(error(screen + gif_frame(0, 0, 2, 2, 0, gif_codes(std::string("\0\1\2", 3), 2))), "truncated GIF"));
+  CHECK(contains(error(screen + ";"), "no frame"));
+  CHECK(contains(error(screen + gif_frame(1, 0, 2, 2, 0, codes)), "larger than its screen"));
+  CHECK(contains(error(screen + gif_frame(0, 1, 2, 2, 0, codes)), "larger than its screen"));
+  CHECK(contains(error(screen + gif_frame(0, 0, 0, 2, 0, codes)), "no pixels"));
+  CHECK(contains(error(gif_screen(0, 2, "abcdef", 0)), "no pixels"));
+  CHECK(contains(error(gif_screen(2, 2, "", 0) + gif_frame(0, 0, 2, 2, 0, codes)), "no colours"));
+  CHECK(contains(error(gif_screen(65535, 65535, "abcdef", 0)), "too large; got 65535×65535"));
+  for (const char bits : {'\0', '\1', '\x09', '\x0c'}) {
+    CHECK(contains(error(screen + gif_frame(0, 0, 2, 2, 0, bits + codes.substr(1))), "impossible size"));
+  }
+  // Codes of three bits from the lowest: 4 empties the table, 6 is the first that it has not.
+  const auto of_codes = [&](int first, int second, int third) {
+    const int bits = first | second << 3 | third << 6;
+    return screen + gif_frame(0, 0, 2, 2, 0, "\2\2" + two_bytes(bits) + '\0');
+  };
+  CHECK(contains(error(of_codes(4, 6, 0)), "means nothing"));
+  CHECK(contains(error(of_codes(4, 0, 7)), "means nothing"));
+  CHECK(contains(error(of_codes(0, 6, 5)), "truncated GIF"));  // three pixels and an end
+  CHECK(error(of_codes(1, 6, 1)).empty());                     // the table need not be emptied at first
 }

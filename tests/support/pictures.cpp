@@ -80,7 +80,9 @@ std::string big_endian(std::uint32_t value) {
   return text;
 }
 
-std::string chunk(std::string_view type, std::string_view content) {
+}  // namespace
+
+std::string png_chunk(std::string_view type, std::string_view content) {
   const std::string body = std::string(type) + std::string(content);
   std::uint32_t crc = 0xFFFFFFFF;
   for (const char c : body) {
@@ -90,12 +92,10 @@ std::string chunk(std::string_view type, std::string_view content) {
   return big_endian(static_cast<std::uint32_t>(content.size())) + body + big_endian(~crc);
 }
 
-}  // namespace
-
 std::vector<std::byte> handmade_png(int width, int height, int bit_depth, int color_type, std::string_view rows,
-                                    std::string_view palette, std::string_view transparency) {
+                                    std::string_view palette, std::string_view transparency, bool interlaced) {
   std::string header = big_endian(static_cast<std::uint32_t>(width)) + big_endian(static_cast<std::uint32_t>(height));
-  header += {static_cast<char>(bit_depth), static_cast<char>(color_type), 0, 0, 0};
+  header += {static_cast<char>(bit_depth), static_cast<char>(color_type), 0, 0, static_cast<char>(interlaced)};
   // zlib with one stored block.
   const auto length = static_cast<unsigned>(rows.size());
   std::string stream("\x78\x01\x01", 3);
@@ -109,10 +109,10 @@ std::vector<std::byte> handmade_png(int width, int height, int bit_depth, int co
     b = (b + a) % 65521;
   }
   stream += big_endian(b << 16 | a);
-  std::string file = "\x89PNG\r\n\x1a\n" + chunk("IHDR", header);
-  if (!palette.empty()) file += chunk("PLTE", palette);
-  if (!transparency.empty()) file += chunk("tRNS", transparency);
-  file += chunk("IDAT", stream) + chunk("IEND", "");
+  std::string file = "\x89PNG\r\n\x1a\n" + png_chunk("IHDR", header);
+  if (!palette.empty()) file += png_chunk("PLTE", palette);
+  if (!transparency.empty()) file += png_chunk("tRNS", transparency);
+  file += png_chunk("IDAT", stream) + png_chunk("IEND", "");
   const std::span<const std::byte> bytes = as_bytes(file);
   return {bytes.begin(), bytes.end()};
 }

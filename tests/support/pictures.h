@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -24,7 +25,11 @@ std::vector<std::byte> encode_jpeg(const Image& image, const JpegOptions& option
 
 /// A PNG made by hand from raw rows (each with its filter byte) without compression.
 std::vector<std::byte> handmade_png(int width, int height, int bit_depth, int color_type, std::string_view rows,
-                                    std::string_view palette = {}, std::string_view transparency = {});
+                                    std::string_view palette = {}, std::string_view transparency = {},
+                                    bool interlaced = false);
+
+/// A chunk of a PNG with its length and checksum; `type` has four letters.
+std::string png_chunk(std::string_view type, std::string_view content);
 
 inline std::span<const std::byte> as_bytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
