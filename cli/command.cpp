@@ -1,5 +1,7 @@
 #include "cli/command.h"
 
+#include "engine/files.h"
+
 #include <CLI/CLI.hpp>
 
 #include <cstdint>
@@ -30,7 +32,14 @@ Option Option::in_range(double least, double most) const { return Option(*option
 Option Option::one_of(const std::vector<std::string>& words) const {
   return Option(*option_->check(CLI::IsMember(words)));
 }
-Option Option::existing_file() const { return Option(*option_->check(CLI::ExistingFile)); }
+Option Option::existing_file() const {
+  // CLI11's own says of whatever cannot be looked at that it does not exist.
+  const auto error = [](std::string& word) {
+    const std::string obstacle = why_no_file(word);
+    return obstacle.empty() ? "" : "cannot read " + word + ": " + obstacle;
+  };
+  return Option(*option_->check(CLI::Validator(error, "FILE")));
+}
 Option Option::check(const std::function<std::string(const std::string&)>& error) const {
   return Option(*option_->check(error));
 }

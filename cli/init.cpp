@@ -127,7 +127,7 @@ std::string example_of(const Dataset& images) {
   Image image;
   for (std::int64_t i = 0; i < std::min(kTries, images.size()); ++i) {
     const std::string name = images.name(i);
-    if (!fs::is_regular_file(name)) break;  // a place in a larger file
+    if (!why_no_file(name).empty()) break;  // a place in a larger file
     try {
       images.decode(i, image);
       return shell_word(name);

@@ -57,7 +57,10 @@ std::filesystem::path newest_checkpoint() {
   std::filesystem::path newest;
   std::filesystem::file_time_type newest_time{};
   std::error_code error;
-  for (const auto& run : std::filesystem::directory_iterator(kRunsFolder, error)) {
+  const std::filesystem::directory_iterator runs(kRunsFolder, error);
+  require(!error || error == std::errc::no_such_file_or_directory, "weights",
+          "cannot look for weights in {}/: {}; try --weights FILE", kRunsFolder, error.message());
+  for (const auto& run : runs) {
     const std::filesystem::path checkpoint = run.path() / "last.safetensors";
     const auto time = std::filesystem::last_write_time(checkpoint, error);
     if (!error && (newest.empty() || time > newest_time)) {

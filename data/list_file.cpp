@@ -1,4 +1,5 @@
 #include "data/file_dataset.h"
+#include "engine/files.h"
 #include "kernels/common/error.h"
 
 #include <algorithm>
@@ -62,10 +63,9 @@ std::unique_ptr<Dataset> open_list_file(const fs::path& path, const DecodeOption
     if (line.empty() || line.front() == '#') continue;
     const std::size_t tab = line.find('\t');
     const std::string_view picture = trim_end(line.substr(0, tab));
-    std::error_code ignored;
-    require(fs::is_regular_file(root / picture, ignored), "data",
-            "{} line {}: there is no file {}; expected a picture, relative to the list", path.string(), line_number,
-            (root / picture).string());
+    const std::string obstacle = why_no_file(root / picture);
+    require(obstacle.empty(), "data", "{} line {}: cannot read {}: {}; expected a picture, relative to the list",
+            path.string(), line_number, (root / picture).string(), obstacle);
     if (tab == std::string_view::npos) {
       ++unnamed;
       pictures.add(picture);

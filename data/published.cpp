@@ -2,6 +2,7 @@
 
 #include "data/dataset.h"
 #include "data/unpack.h"
+#include "engine/files.h"
 #include "engine/folder_lock.h"
 #include "kernels/common/error.h"
 
@@ -31,10 +32,7 @@ class Staging {
   fs::path path_;
 };
 
-bool present(const fs::path& path) {
-  std::error_code error;
-  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
-}
+bool present(const fs::path& path) { return fs::exists(fs::symlink_status(path)); }
 
 /// What stands in `folder`; throws Error where it is not the whole set.
 FetchedDataset inspect(const PublishedDataset& dataset, const fs::path& folder) {
@@ -106,8 +104,9 @@ FetchedDataset fetch(const PublishedDataset& dataset, const FetchOptions& option
   const bool kept = !local && present(archive);
   if (local) {
     archive = options.from;
-    require(fs::is_regular_file(archive), "data", "there is no file {}; expected an archive or a URL for --from",
-            archive.string());
+    const std::string obstacle = why_no_file(archive);
+    require(obstacle.empty(), "data", "cannot read {}: {}; expected an archive or a URL for --from", archive.string(),
+            obstacle);
   }
   const bool downloads = !local && !kept;
   const fs::path source = downloads ? download_archive(dataset, options, archive, progress) : archive;

@@ -69,8 +69,7 @@ std::vector<Stamp> parse_table(std::string_view text, const std::string& name) {
 
 std::vector<Image> load_photographs(const fs::path& folder, int size_px) {
   std::vector<Image> photographs;
-  std::error_code ignored;
-  if (fs::is_directory(folder, ignored)) {
+  if (file_exists(folder)) {
     std::vector<std::byte> bytes;
     const PathList pictures = scan_folder(folder).pictures;
     for (std::int64_t i = 0; i < pictures.size(); ++i) {
@@ -105,7 +104,7 @@ void check_options(const SceneOptions& options) {
   require(options.train_per_stamp + options.val_per_stamp + options.test_per_stamp > 0, "scenes",
           "no scenes asked for");
   std::error_code ignored;
-  require(!options.out.empty() && (!fs::exists(options.out, ignored) || fs::is_empty(options.out, ignored)), "scenes",
+  require(!options.out.empty() && (!file_exists(options.out) || fs::is_empty(options.out, ignored)), "scenes",
           "{} exists; remove it, or choose another folder", options.out.string());
 }
 
@@ -126,9 +125,8 @@ SceneSummary make_scenes(const SceneOptions& options, const std::function<void(s
   std::vector<Stamp> stamps = parse_table(table_text, table_name);
 
   SceneSummary summary;
-  std::error_code error;
-  summary.missing_stamps = static_cast<int>(std::erase_if(
-      stamps, [&](const Stamp& stamp) { return !fs::is_regular_file(options.stamps / stamp.path, error); }));
+  summary.missing_stamps = static_cast<int>(
+      std::erase_if(stamps, [&](const Stamp& stamp) { return !file_exists(options.stamps / stamp.path); }));
   require(!stamps.empty(), "scenes", "no cut-outs of {} under {}; try `sudo apt-get install tuxpaint-stamps-default`",
           table_name, options.stamps.string());
   if (options.max_stamps > 0 && stamps.size() > static_cast<std::size_t>(options.max_stamps)) {
@@ -143,7 +141,8 @@ SceneSummary make_scenes(const SceneOptions& options, const std::function<void(s
   fs::path partial = final_path.has_filename() ? final_path : final_path.parent_path();
   const fs::path target = partial;
   partial += ".part";
-  fs::remove_all(partial, error);
+  std::error_code ignored;
+  fs::remove_all(partial, ignored);
 
   const std::int64_t per_stamp = options.train_per_stamp + options.val_per_stamp + options.test_per_stamp;
   summary.scenes = per_stamp * static_cast<std::int64_t>(stamps.size());
@@ -204,16 +203,16 @@ SceneSummary make_scenes(const SceneOptions& options, const std::function<void(s
     AtomicFile file(partial / "classes.tsv");
     file.write(classes);
     file.commit();
-    fs::remove(target, error);  // an empty folder, if any
+    fs::remove(target, ignored);  // an empty folder, if any
     fs::rename(partial, target);
     summary.stamps = static_cast<int>(stamps.size());
     summary.classes = static_cast<int>(class_names.size());
     summary.photographs = static_cast<int>(photographs.size());
   } catch (const fs::filesystem_error& problem) {
-    fs::remove_all(partial, error);
+    fs::remove_all(partial, ignored);
     fail("scenes", "cannot write {}: {}", target.string(), problem.code().message());
   } catch (...) {
-    fs::remove_all(partial, error);
+    fs::remove_all(partial, ignored);
     throw;
   }
   return summary;

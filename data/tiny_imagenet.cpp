@@ -60,12 +60,11 @@ Items read_train(const fs::path& root, const std::vector<std::string>& wnids) {
   for (std::size_t label = 0; label < wnids.size(); ++label) {
     const std::string& wnid = wnids[label];
     const fs::path folder = root / "train" / wnid;
-    std::error_code ignored;
-    require(fs::is_directory(folder, ignored), "data",
-            "{} is missing, though wnids.txt names it; unpack the archive again", folder.string());
+    require(file_exists(folder), "data", "{} is missing, though wnids.txt names it; unpack the archive again",
+            folder.string());
     std::map<std::string, Box> boxes;
     const fs::path boxes_path = folder / (wnid + "_boxes.txt");
-    if (fs::is_regular_file(boxes_path, ignored)) {
+    if (file_exists(boxes_path)) {
       for_each_line(boxes_path, [&](const std::vector<std::string>& words, std::int64_t line) {
         require(words.size() == 5, "data", "{} line {}: expected a name and four numbers", boxes_path.string(), line);
         boxes[words[0]] = parse_box(words, 1, boxes_path, line);
@@ -90,9 +89,8 @@ Items read_val(const fs::path& root, const std::vector<std::string>& wnids) {
     const auto found = std::lower_bound(wnids.begin(), wnids.end(), words[1]);
     require(found != wnids.end() && *found == words[1], "data", "{} line {}: class {} is not in wnids.txt",
             path.string(), line, words[1]);
-    std::error_code ignored;
-    require(fs::is_regular_file(root / "val" / "images" / words[0], ignored), "data",
-            "{} line {}: there is no file images/{}", path.string(), line, words[0]);
+    const std::string obstacle = why_no_file(root / "val" / "images" / words[0]);
+    require(obstacle.empty(), "data", "{} line {}: cannot read images/{}: {}", path.string(), line, words[0], obstacle);
     result.items.add("val/images/" + words[0], static_cast<std::int32_t>(found - wnids.begin()));
     result.boxes.push_back(parse_box(words, 2, path, line));
   });
@@ -119,13 +117,12 @@ std::unique_ptr<Dataset> open_tiny_imagenet(const fs::path& path, const DatasetO
     found = read_train(path, wnids);
   } else if (options.split == "val") {
     // Often rearranged into class folders, which every other reader expects.
-    if (!fs::is_regular_file(path / "val" / "val_annotations.txt", ignored)) {
+    if (!file_exists(path / "val" / "val_annotations.txt")) {
       return open_image_folder(path / "val", wnids, options.decode);
     }
     found = read_val(path, wnids);
   } else {
-    require(fs::is_directory(path / "test", ignored), "data", "{} has no split \"test\"; found train and val",
-            path.string());
+    require(file_exists(path / "test"), "data", "{} has no split \"test\"; found train and val", path.string());
     const PathList pictures = scan_folder(path / "test").pictures;
     for (std::int64_t i = 0; i < pictures.size(); ++i) found.items.add("test/" + pictures[i]);
   }

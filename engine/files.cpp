@@ -211,6 +211,22 @@ void remove_abandoned_parts(const std::filesystem::path& folder) {
   }
 }
 
+std::string why_no_file(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (error) return error.message();
+  if (std::filesystem::is_directory(status)) return "it is a folder";
+  return std::filesystem::is_regular_file(status) ? "" : "it is not a regular file";
+}
+
+bool file_exists(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found) return false;
+  require(!error, "file", "cannot read {}: {}", path.string(), error.message());
+  return true;
+}
+
 std::string read_text_file(const std::filesystem::path& path) {
   std::error_code ignored;
   require(!std::filesystem::is_directory(path, ignored), "file", "cannot read {}: it is a folder", path.string());

@@ -85,6 +85,14 @@ void make_output_folder(const std::filesystem::path& path);
 /// Removes the parts of files in a folder that AtomicFile could not finish because its process was killed.
 void remove_abandoned_parts(const std::filesystem::path& folder);
 
+/// Why there is no regular file at `path`, links followed: "it is a folder", "it is not a regular file", or the
+/// system's reason, which need not be that nothing is there. Empty where there is one.
+std::string why_no_file(const std::filesystem::path& path);
+
+/// Is something at `path`, links followed? Throws Error where the system cannot tell: a folder above it may not be
+/// searched.
+bool file_exists(const std::filesystem::path& path);
+
 /// The whole file. Throws Error with the path and the system's reason.
 std::string read_text_file(const std::filesystem::path& path);
 

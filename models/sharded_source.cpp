@@ -46,9 +46,9 @@ class ShardedSource final : public TensorSource {
     const bool beside = !file.empty() && file != "." && file != ".." && !file.ends_with(".json") &&
                         file.find('/') == std::string::npos && file.find('\0') == std::string::npos;
     require(beside, kWhere, "{}: {} is not the name of a file beside it", index.string(), file);
-    std::error_code none;
-    require(std::filesystem::is_regular_file(index.parent_path() / file, none), kWhere,
-            "{} names {}, which is not there; try the whole folder", index.string(), file);
+    const std::string obstacle = why_no_file(index.parent_path() / file);
+    require(obstacle.empty(), kWhere, "{} names {}, which cannot be read: {}; try the whole folder", index.string(),
+            file, obstacle);
   }
 
   void add_shard(const std::filesystem::path& index, const std::string& file, const std::set<std::string>& names) {

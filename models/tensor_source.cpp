@@ -1,5 +1,6 @@
 #include "models/tensor_source.h"
 
+#include "engine/files.h"
 #include "models/safetensors.h"
 #include "models/torch_file.h"
 
@@ -79,10 +80,9 @@ class SafetensorsSource final : public TensorSource {
 
 /// The file of weights in a folder that Hugging Face's save_pretrained wrote.
 std::filesystem::path weights_in_folder(const std::filesystem::path& folder) {
-  std::error_code ignored;
   for (const char* name :
        {"model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"}) {
-    if (std::filesystem::is_regular_file(folder / name, ignored)) return folder / name;
+    if (file_exists(folder / name)) return folder / name;
   }
   fail("weights", "{} is a folder without model.safetensors; expected a file of weights, such as its last.safetensors",
        folder.string());
@@ -118,13 +118,13 @@ std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& path
   return std::make_unique<SafetensorsSource>(path);
 }
 
-std::unique_ptr<TensorSource> open_tensors(const std::filesystem::path& path) {
+std::unique_ptr<TensorSource> open_tensors(const std::filesystem::path& file_or_folder) {
   std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) return open_tensors(weights_in_folder(path));
+  const std::filesystem::path path =
+      std::filesystem::is_directory(file_or_folder, ignored) ? weights_in_folder(file_or_folder) : file_or_folder;
   // A pipe would be waited for.
-  const std::filesystem::file_type type = std::filesystem::status(path, ignored).type();
-  require(type == std::filesystem::file_type::regular || type == std::filesystem::file_type::not_found, "weights",
-          "{} is not a regular file; expected a file of weights", path.string());
+  const std::string obstacle = why_no_file(path);
+  require(obstacle.empty(), "weights", "cannot read {}: {}; expected a file of weights", path.string(), obstacle);
   std::ifstream stream(path, std::ios::binary);
   require(stream.good(), "weights", "cannot read {}: {}", path.string(), std::strerror(errno));
   char start[9] = {};

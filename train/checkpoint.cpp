@@ -1,5 +1,6 @@
 #include "train/checkpoint.h"
 
+#include "engine/files.h"
 #include "engine/text.h"
 #include "models/safetensors.h"
 #include "models/weights_file.h"
@@ -219,8 +220,7 @@ std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {
   std::vector<fs::path> found;
   // last is written after every epoch and at every interruption, and never removed.
   for (const char* name : {kLastCheckpoint, kPreviousCheckpoint}) {
-    std::error_code ignored;
-    if (fs::exists(output_dir / name, ignored)) found.push_back(output_dir / name);
+    if (file_exists(output_dir / name)) found.push_back(output_dir / name);
   }
   return found;
 }

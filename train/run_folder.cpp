@@ -49,10 +49,10 @@ void copy_synced(const std::filesystem::path& from, const std::filesystem::path&
 void require_no_run_at_work(const std::filesystem::path& folder) { require_not_taken(FolderLock(folder), folder); }
 
 RunFolder::RunFolder(const TrainConfig& config, StartMode start) : config_(config), path_(config.output_dir) {
-  std::error_code none;
   // Before looking: a run at work may be about to save.
-  if (std::filesystem::exists(path_, none)) lock();
+  if (file_exists(path_)) lock();
   // A run that failed before its first step left an empty log and no checkpoint: nothing that is worth keeping.
+  std::error_code none;
   const auto log_bytes = std::filesystem::file_size(file("log.jsonl"), none);
   has_checkpoint_ = !find_checkpoints(path_).empty();
   if (start == StartMode::fresh) {

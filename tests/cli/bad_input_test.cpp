@@ -253,11 +253,17 @@ TEST_CASE("What the system will not even look up is refused with its reason") {
   std::filesystem::create_symlink("loop", bench.path("loop"));
   const std::string reason = ": Too many levels of symbolic links\n";
   check_refused(run_program({"report", bench.path("loop")}),
-                "[file] cannot use " + bench.path("loop/log.jsonl") + reason);
+                "[file] cannot read " + bench.path("loop/log.jsonl") + reason);
   check_refused(run_program({"compare", bench.path("loop")}), reason);
   check_refused(run_program({"video", bench.path("loop"), "--weights", bench.weights(), "--output", bench.path("v")}),
                 reason);
   check_refused(bench.knn(bench.weights(), bench.path("loop")), reason);
+  // Not: that there is nothing to resume, and that the picture does not exist.
+  check_refused(bench.train({"--output_dir", bench.path("loop"), "--resume", "--quiet"}), reason);
+  check_refused(run_program({"search", bench.path("loop"), "--features", "f.safetensors"}),
+                "cannot read " + bench.path("loop") + ": Too many levels of symbolic links");
+  check_refused(bench.knn(bench.path("loop"), bench.path("images")),
+                "cannot read " + bench.path("loop") + ": Too many levels of symbolic links");
 }
 
 TEST_CASE("Output that cannot be written is refused before the work, and a finished run is not overwritten") {

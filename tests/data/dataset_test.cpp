@@ -133,7 +133,10 @@ TEST_CASE("List files: relative paths, names or numbers as classes") {
   const auto numbered = open_dataset(folder.write("numbered.txt", "p/1.png\t10\np/2 with space.png\t9\n"));
   CHECK(numbered->class_names().size() == 11);
   CHECK(reds_and_labels(*numbered) == Expected{{1, 10}, {2, 9}});
-  CHECK(contains(open_error(folder.write("bad.txt", "p/1.png\np/3.png\n")), "line 2: there is no file"));
+  CHECK(contains(open_error(folder.write("bad.txt", "p/1.png\np/3.png\n")), "line 2: cannot read"));
+  std::filesystem::create_symlink("loop.png", folder.path() / "p" / "loop.png");
+  CHECK(contains(open_error(folder.write("loop.txt", "p/loop.png\n")),
+                 (folder.path() / "p" / "loop.png").string() + ": Too many levels of symbolic links; expected"));
   CHECK(contains(open_error(folder.write("mixed.txt", "p/1.png\np/1.png\tx\n")), "expected all or none"));
   CHECK(contains(open_error(folder.write("none.txt", "# nothing\n")), "lists no picture"));
 }

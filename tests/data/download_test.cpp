@@ -206,7 +206,9 @@ TEST_CASE("A local archive is read where it lies and stays") {
 
   publication.options.output = publication.folder.path() / "other";
   publication.options.from = (publication.folder.path() / "none.zip").string();
-  CHECK(contains(publication.error(), "there is no file"));
+  CHECK(contains(publication.error(), "none.zip: No such file or directory"));
+  publication.options.from = publication.folder.path().string();
+  CHECK(contains(publication.error(), ": it is a folder; expected an archive"));
 }
 
 TEST_CASE("A wrong checksum is never unpacked") {

@@ -148,6 +148,30 @@ TEST_CASE("an empty file reads as an empty text") {
   CHECK(contains(error_of([&] { read_text_file(folder.path()); }), "folder"));
 }
 
+TEST_CASE("What is no file is told with the true reason") {
+  const TemporaryFolder folder;
+  const auto file = folder.write("file", "text"), pipe = folder.path() / "pipe", loop = folder.path() / "loop";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  std::filesystem::create_symlink("loop", loop);
+  std::filesystem::create_symlink("file", folder.path() / "link");
+  std::filesystem::create_symlink("nowhere", folder.path() / "broken link");
+  CHECK(why_no_file(file).empty());
+  CHECK(why_no_file(folder.path() / "link").empty());
+  CHECK(why_no_file(folder.path() / "broken link") == "No such file or directory");
+  CHECK(why_no_file(folder.path() / "missing") == "No such file or directory");
+  CHECK(why_no_file(file / "below") == "Not a directory");
+  CHECK(why_no_file(folder.path()) == "it is a folder");
+  CHECK(why_no_file(pipe) == "it is not a regular file");
+  CHECK(why_no_file("/dev/null") == "it is not a regular file");
+  CHECK(why_no_file(loop) == "Too many levels of symbolic links");
+
+  CHECK((file_exists(file) && file_exists(folder.path()) && file_exists(pipe)));
+  CHECK_FALSE((file_exists(folder.path() / "missing") || file_exists(folder.path() / "broken link") ||
+               file_exists(file / "below")));
+  CHECK(error_of([&] { file_exists(loop / "below"); }) ==
+        "[file] cannot read " + (loop / "below").string() + ": Too many levels of symbolic links");
+}
+
 TEST_CASE("An output folder is made and tried") {
   const TemporaryFolder folder;
   make_output_folder(folder.path() / "a" / "b");

@@ -90,8 +90,23 @@ TEST_CASE("Pipes and devices are no weights, and are not waited for") {
   const TemporaryFolder folder;
   const auto pipe = folder.path() / "pipe.safetensors";
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
-  CHECK(contains(error_of([&] { open_tensors(pipe); }), "is not a regular file"));
-  CHECK(contains(error_of([&] { open_tensors("/dev/zero"); }), "is not a regular file"));
+  CHECK(contains(error_of([&] { open_tensors(pipe); }), "it is not a regular file"));
+  CHECK(contains(error_of([&] { open_tensors("/dev/zero"); }), "it is not a regular file"));
+}
+
+TEST_CASE("Weights that cannot be looked up are refused with the system's reason") {
+  const TemporaryFolder folder;
+  std::filesystem::create_symlink("loop", folder.path() / "loop");
+  const std::string reason = ": Too many levels of symbolic links";
+  CHECK(contains(error_of([&] { open_tensors(folder.path() / "loop"); }), reason));
+  CHECK(contains(error_of([&] { open_tensors(folder.path() / "missing"); }), ": No such file or directory"));
+  // A folder of a model that is there, though nobody can read it, and one that leads into itself.
+  std::filesystem::create_directory(folder.path() / "model");
+  std::filesystem::create_symlink("model.safetensors", folder.path() / "model" / "model.safetensors");
+  CHECK(contains(error_of([&] { open_tensors(folder.path() / "model"); }), reason));
+  std::filesystem::remove(folder.path() / "model" / "model.safetensors");
+  std::filesystem::create_symlink(".", folder.path() / "model" / "model.safetensors");
+  CHECK(contains(error_of([&] { open_tensors(folder.path() / "model"); }), "model.safetensors: it is a folder"));
 }
 
 TEST_CASE("Tensors without elements are read") {

@@ -283,7 +283,7 @@ TEST_CASE("golden weights read from folders, from shards, and with the heads of 
   }
   nlohmann::json changed = map;
   changed[first] = "c.safetensors";
-  refused(changed, "names c.safetensors, which is not there");
+  refused(changed, "names c.safetensors, which cannot be read: No such file or directory");
   changed[first] = "b.bin";
   refused(changed, first);
   changed = map;

@@ -1,5 +1,6 @@
 #include "visualize/report/run_history.h"
 
+#include "engine/files.h"
 #include "kernels/common/error.h"
 #include "train/config.h"
 
@@ -135,8 +136,8 @@ std::string run_to_try(const std::filesystem::path& folder) {
 }  // namespace
 
 RunReader::RunReader(std::filesystem::path folder) {
-  require(std::filesystem::is_regular_file(folder / "log.jsonl"), "report",
-          "{} holds no run: there is no log.jsonl; try {}", folder.string(), run_to_try(folder));
+  require(file_exists(folder / "log.jsonl"), "report", "{} holds no run: there is no log.jsonl; try {}",
+          folder.string(), run_to_try(folder));
   history_.folder = std::move(folder);
   const auto absolute = std::filesystem::absolute(history_.folder).lexically_normal();
   history_.name = (absolute.has_filename() ? absolute : absolute.parent_path()).filename().string();
