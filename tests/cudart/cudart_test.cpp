@@ -7,6 +7,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/every_context.h"
+#include "tests/support/same_steps.h"
 #include "tests/support/tiny_training.h"
 #include "train/student_teacher.h"
 
@@ -196,33 +197,8 @@ void check_equal_ranks(Context& context) {
   SingleProcess single;
   EqualRanks ranks;
   StudentTeacher alone(context, single, config, DType::float32), summed(context, ranks, config, DType::float32);
-  TrainingCrops crops;
-  for (const auto& [views, size_px] :
-       {std::pair{2, config.global_crops_size}, std::pair{config.local_crops_number, config.local_crops_size}}) {
-    crops.groups.push_back({context.from_host(
-        random_normal(DType::float32, {views * config.batch_size_per_gpu, 3, size_px, size_px}, crops.groups.size()))});
-  }
-  for (int b = 0; b < config.batch_size_per_gpu; ++b) crops.samples.push_back(static_cast<std::uint64_t>(b));
-  for (std::uint64_t step = 0; step < 4; ++step) {
-    const StepValues values{.lr = 1e-3,
-                            .weight_decay = 0.04,
-                            .teacher_momentum = 0.9,
-                            .teacher_temp = 0.04,
-                            .freeze_last_layer = false,
-                            .step = step};
-    double losses[2];
-    for (StudentTeacher* networks : {&alone, &summed}) {
-      networks->run_micro_batch(crops, values);
-      networks->update(values);
-      losses[networks == &summed] = networks->wait().loss;
-    }
-    INFO("step " << step);
-    CHECK(losses[0] > 0);
-    CHECK(losses[1] == losses[0]);
-  }
+  check_same_steps(context, config, summed, alone, 4);
   CHECK(summed.replays() == 6);
-  check_close(to_host(context, summed.store().student), to_host(context, alone.store().student), 0.0, "student");
-  check_close(to_host(context, summed.store().teacher), to_host(context, alone.store().teacher), 0.0, "teacher");
 }
 
 }  // namespace
