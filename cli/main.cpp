@@ -72,9 +72,10 @@ std::string one_line(std::string text) {
 /// So that a whole folder's names behind a command that wants one do not fill the terminal.
 std::string shortened(const std::string& text) {
   constexpr std::size_t kMost = 300;
-  if (text.size() <= kMost) return text;
-  const std::size_t end = text.rfind(' ', kMost);
-  return text.substr(0, end == std::string::npos ? kMost : end) + " ...";
+  const std::size_t most = dino::first_columns(text, kMost).size();
+  if (most == text.size()) return text;
+  const std::size_t end = text.rfind(' ', most);
+  return text.substr(0, end == std::string::npos ? most : end) + " ...";
 }
 
 /// -1 for a process on its own.

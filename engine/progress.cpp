@@ -1,6 +1,7 @@
 #include "engine/progress.h"
 
 #include "engine/terminal.h"
+#include "engine/text.h"
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -91,17 +92,17 @@ void Progress::update(std::int64_t done, std::string_view details) {
 
 void Progress::draw(std::string_view details) {
   const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
-  std::string line =
+  const std::string line = printable(
       fmt::format("{} {}/{}{}{} | {:.2f} GiB | {} left", title_, done_, total_, details.empty() ? "" : " ", details,
-                  static_cast<double>(resident_bytes()) * 0x1p-30, format_duration(remaining_.left_s(total_)));
+                  static_cast<double>(resident_bytes()) * 0x1p-30, format_duration(remaining_.left_s(total_))));
   if (terminal_) {
     std::string bar;
     const int full = static_cast<int>(share * kBarWidth);
     for (int i = 0; i < kBarWidth; ++i) bar += i < full ? '#' : '.';
-    line = fmt::format("[{}] {}", bar, line);
     // A line that wraps cannot be overwritten.
-    line.resize(std::min(line.size(), static_cast<std::size_t>(terminal_columns(out_)) - 1));
-    print_or_not(out_, "\r\033[K" + line);
+    const std::string whole = fmt::format("[{}] {}", bar, line);
+    const auto room = static_cast<std::size_t>(terminal_columns(out_)) - 1;
+    print_or_not(out_, fmt::format("\r\033[K{}", first_columns(whole, room)));
   } else {
     print_or_not(out_, line + '\n');
   }
@@ -111,7 +112,7 @@ void Progress::draw(std::string_view details) {
 void Progress::message(std::string_view line) {
   if (out_ == nullptr || is_quiet()) return;
   clear();
-  print_or_not(out_, fmt::format("{}\n", line));
+  print_or_not(out_, printable_lines(line) + '\n');
 }
 
 void Progress::clear() {

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <locale.h>
+#include <wchar.h>
+
+#include <algorithm>
 #include <cstddef>
 #include <iterator>
 
@@ -24,6 +28,47 @@ std::size_t character_bytes(std::string_view text) {
   return length;
 }
 
+/// Bytes of the character that `text` begins with, or of the one byte that is none.
+std::size_t step_of(std::string_view text) { return std::max<std::size_t>(1, character_bytes(text)); }
+
+/// Columns of the first character of `text`, whatever language the process speaks.
+std::size_t columns_of_first(std::string_view text) {
+  const std::size_t length = character_bytes(text);
+  const auto first = static_cast<unsigned char>(text.front());
+  if (length <= 1) return 1;
+  unsigned point = first & (0x7Fu >> length);
+  for (std::size_t i = 1; i < length; ++i) point = point << 6 | (static_cast<unsigned char>(text[i]) & 0x3Fu);
+  static const locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
+  if (utf8 == nullptr) return 1;
+  const locale_t before = uselocale(utf8);  // of this thread
+  const int columns = wcwidth(static_cast<wchar_t>(point));
+  uselocale(before);
+  return columns < 0 ? 1 : static_cast<std::size_t>(columns);
+}
+
+/// `\xfc`
+void append_escape(std::string& to, char byte) {
+  fmt::format_to(std::back_inserter(to), "\\x{:02x}", static_cast<unsigned char>(byte));
+}
+
+std::string escaped(std::string_view text, bool lines) {
+  std::string result;
+  while (!text.empty()) {
+    const std::size_t length = character_bytes(text), step = step_of(text);
+    const auto first = static_cast<unsigned char>(text.front());
+    // Of two bytes, those that begin with C2 80 to C2 9F are control characters as well.
+    const bool control =
+        first < 0x20 || first == 0x7F || (length == 2 && first == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0);
+    if ((length == 0 || control) && !(lines && first == '\n')) {
+      for (const char byte : text.substr(0, step)) append_escape(result, byte);
+    } else {
+      result += text.substr(0, step);
+    }
+    text.remove_prefix(step);
+  }
+  return result;
+}
+
 }  // namespace
 
 bool is_utf8(std::string_view text) {
@@ -35,23 +80,31 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-std::string printable(std::string_view text) {
-  std::string result;
-  while (!text.empty()) {
-    const std::size_t length = character_bytes(text);
-    const auto first = static_cast<unsigned char>(text.front());
-    // Of two bytes, those that begin with C2 80 to C2 9F are control characters as well.
-    const bool control =
-        first < 0x20 || first == 0x7F || (length == 2 && first == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0);
-    if (length == 0 || control) {
-      for (const char byte : text.substr(0, length == 0 ? 1 : length))
-        fmt::format_to(std::back_inserter(result), "\\x{:02x}", static_cast<unsigned char>(byte));
-    } else {
-      result += text.substr(0, length);
-    }
-    text.remove_prefix(length == 0 ? 1 : length);
+std::string printable(std::string_view text) { return escaped(text, false); }
+std::string printable_lines(std::string_view text) { return escaped(text, true); }
+
+std::size_t columns_of(std::string_view text) {
+  std::size_t columns = 0;
+  for (; !text.empty(); text.remove_prefix(step_of(text))) columns += columns_of_first(text);
+  return columns;
+}
+
+std::string_view first_columns(std::string_view text, std::size_t columns) {
+  std::size_t end = 0;
+  for (std::size_t taken = 0; end < text.size(); end += step_of(text.substr(end))) {
+    taken += columns_of_first(text.substr(end));
+    if (taken > columns) break;
   }
-  return result;
+  return text.substr(0, end);
+}
+
+std::string in_columns(std::string_view text, std::size_t columns) {
+  std::string result(text);
+  if (columns_of(text) > columns) {
+    result = first_columns(text, columns - std::min<std::size_t>(1, columns));
+    if (columns > 0) result += "…";
+  }
+  return result.append(columns - columns_of(result), ' ');
 }
 
 std::string shell_word(std::string_view text) {

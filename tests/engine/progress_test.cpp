@@ -1,10 +1,53 @@
 #include "engine/progress.h"
 
 #include "engine/files.h"
+#include "engine/text.h"
 #include "tests/support/catch.h"
 #include "tests/support/temporary_folder.h"
 
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
 using namespace dino;
+
+namespace {
+
+/// A terminal of so many columns, and what is written to it.
+class Terminal {
+ public:
+  explicit Terminal(unsigned short columns) : ours_(posix_openpt(O_RDWR | O_NOCTTY)) {
+    setenv("TERM", "xterm", 1);
+    unsetenv("COLUMNS");
+    REQUIRE((ours_ >= 0 && grantpt(ours_) == 0 && unlockpt(ours_) == 0));
+    file_ = std::fopen(ptsname(ours_), "w");
+    REQUIRE(file_ != nullptr);
+    winsize size{};
+    size.ws_col = columns;
+    REQUIRE(ioctl(fileno(file_), TIOCSWINSZ, &size) == 0);
+  }
+  ~Terminal() {
+    std::fclose(file_);
+    close(ours_);
+  }
+  Terminal(const Terminal&) = delete;
+  Terminal& operator=(const Terminal&) = delete;
+  std::FILE* file() const { return file_; }
+  std::string written() const {
+    std::string text(4096, '\0');
+    const ssize_t size = read(ours_, text.data(), text.size());
+    text.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+    return text;
+  }
+
+ private:
+  int ours_;
+  std::FILE* file_ = nullptr;
+};
+
+}  // namespace
 
 TEST_CASE("The time that is left follows the pace of the last half minute") {
   RemainingTime remaining;
@@ -54,4 +97,22 @@ TEST_CASE("Progress that does not go to a terminal is plain lines: the first, so
   CHECK(text.ends_with("| 0:00 left\n"));
   CHECK(text.find("nothing yet") == std::string::npos);
   CHECK(text.find('\r') == std::string::npos);
+}
+
+TEST_CASE("A bar is cut where the terminal ends, between two characters") {
+  // The last column stays free. Bar and blank take 19 columns, each of the letters two.
+  const std::string bar = "\r\033[K[................] ";
+  for (const auto& [columns, title] :
+       {std::pair{30, "日本語日本"}, std::pair{31, "日本語日本"}, std::pair{32, "日本語日本語"}}) {
+    const Terminal terminal(static_cast<unsigned short>(columns));
+    Progress progress("日本語日本語日本語", 100, 0, terminal.file());
+    progress.update(0);
+    CHECK(terminal.written() == bar + title);
+  }
+  const Terminal terminal(29);
+  Progress progress("Mu\xcc\x88ller steuert \x1b[2J nichts\n", 100, 0, terminal.file());
+  progress.update(0);
+  CHECK(terminal.written() == bar + "Mu\xcc\x88ller st");
+  progress.message("M\xfcller\x1b[2J\nzwei");
+  CHECK(terminal.written() == "\r\033[KM\\xfcller\\x1b[2J\r\nzwei\r\n");
 }

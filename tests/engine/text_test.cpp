@@ -50,6 +50,37 @@ TEST_CASE("A shell takes a word back to what it was") {
   }
 }
 
+TEST_CASE("Several lines are printable and stay lines") {
+  CHECK(printable_lines("a\n\tb\x1b[2J\n") == "a\n\\x09b\\x1b[2J\n");
+  CHECK(printable_lines("M\xfcller \xc2\x9b"
+                        "1m") == "M\\xfcller \\xc2\\x9b1m");
+}
+
+TEST_CASE("Text takes the columns that a terminal gives it") {
+  CHECK(columns_of("") == 0);
+  CHECK(columns_of("plain") == 5);
+  CHECK(columns_of("M\xc3\xbcller") == 6);
+  CHECK(columns_of("Mu\xcc\x88ller") == 6);  // u and a combining diaeresis
+  CHECK(columns_of("日本語") == 6);
+  CHECK(columns_of("\xf0\x9f\x98\x80") == 2);  // an emoji
+  CHECK(columns_of("M\xfcller") == 6);
+  for (std::size_t columns = 0; columns < 10; ++columns) {
+    const std::string_view start = first_columns("日本x語", columns);
+    INFO(columns);
+    CHECK(start == (columns < 2 ? "" : columns < 4 ? "日" : columns < 5 ? "日本" : columns < 7 ? "日本x" : "日本x語"));
+  }
+  CHECK(first_columns("au\xcc\x88z", 2) == "au\xcc\x88");  // the accent stays with its letter
+  CHECK(first_columns("\xff\xfe", 1) == "\xff");
+
+  CHECK(in_columns("ab", 4) == "ab  ");
+  CHECK(in_columns("日本", 5) == "日本 ");
+  CHECK(in_columns("日本語", 5) == "日本…");
+  CHECK(in_columns("日本語", 4) == "日… ");
+  CHECK(in_columns("u\xcc\x88", 1) == "u\xcc\x88");
+  CHECK(in_columns("abc", 1) == "…");
+  CHECK(in_columns("abc", 0).empty());
+}
+
 TEST_CASE("Lower case is that of ASCII") {
   CHECK(lower_case("A.JpEg") == "a.jpeg");
   CHECK(lower_case("\xc3\x84@[`{Z") == "\xc3\x84@[`{z");

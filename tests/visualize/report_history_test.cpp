@@ -1,4 +1,6 @@
 // Curves of any length in bounded memory, and what is read from a run's files, sound or not.
+#include "engine/progress.h"
+#include "engine/text.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
@@ -13,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 
 using namespace dino;
 using namespace dino::test;
@@ -304,6 +307,33 @@ TEST_CASE("A curve of blocks spans its range", "[report]") {
   CHECK(block_curve(points, 100, 0, 15) == "▁▁▂▂▃▃▄▄▅▅▆▆▇▇██");
   CHECK(block_curve({}, 8, 0, 1).empty());
   CHECK(block_curve({{0, 1, 1, 1}}, 8, 1, 1) == "▅");
+}
+
+TEST_CASE("The columns of a comparison stand below each other, in any script", "[report]") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> names{"日本語",
+                                       "u\xcc\x88"
+                                       "ber",
+                                       "M\xfcller\x1b[2J", "日本語日本語日本語日本語日本語"};
+  std::vector<RunReader> readers;
+  std::vector<const RunHistory*> runs;
+  for (const std::string& name : names) {
+    write_small_run(folder, name);
+    readers.emplace_back(folder.path() / name);
+  }
+  for (RunReader& reader : readers) runs.push_back(&reader.read());
+  std::istringstream text(compare_runs(runs, {.columns = 100}));
+  std::string line;
+  REQUIRE(std::getline(text, line));
+  INFO(line);
+  // 20 for the label, then two blanks and 18 columns for each.
+  CHECK(line == "run" + std::string(19, ' ') + "日本語" + std::string(14, ' ') +
+                    "u\xcc\x88"
+                    "ber" +
+                    std::string(16, ' ') +
+                    "M\\xfcller\\x1b[2J  "
+                    "  日本語日本語日本…");
+  for (; std::getline(text, line);) CHECK(columns_of(line) <= 100);
 }
 
 TEST_CASE("A comparison fits the terminal, and colours only when asked", "[report]") {

@@ -1,5 +1,6 @@
 #include "visualize/report/run_comparison.h"
 
+#include "engine/text.h"
 #include "visualize/report/html.h"
 #include "visualize/report/run_summary.h"
 
@@ -17,26 +18,6 @@ namespace dino {
 namespace {
 
 constexpr std::size_t kLabelColumns = 20, kMinCellColumns = 12;
-
-/// Columns that a text takes in a terminal: characters, not bytes.
-std::size_t columns_of(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
-}
-
-/// The text in exactly so many columns, its end cut off where it is longer; what could steer the terminal becomes `?`.
-std::string cell(std::string text, std::size_t columns) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
-  }
-  std::size_t size = columns_of(text);
-  if (size > columns) {
-    while (columns_of(text) > columns - 1) text.pop_back();
-    while (!text.empty() && columns_of(text + "…") > columns) text.pop_back();
-    text += "…";
-    size = columns_of(text);
-  }
-  return text + std::string(columns - std::min(size, columns), ' ');
-}
 
 /// A row of numbers and what the best of them is.
 struct Row {
@@ -140,10 +121,10 @@ Row curve_row(std::string label, const std::vector<std::vector<SeriesPoint>>& cu
 }
 
 void append_row(std::string& out, const Row& row, std::size_t cell_columns, bool color) {
-  out += cell(row.label, kLabelColumns);
+  out += in_columns(printable(row.label), kLabelColumns);
   for (std::size_t i = 0; i < row.values.size(); ++i) {
     const bool best = row.best == i;
-    std::string text = cell(row.values[i], cell_columns - 2);
+    std::string text = in_columns(printable(row.values[i]), cell_columns - 2);
     if (best && color) text = "\x1b[1;32m" + text + "\x1b[0m";
     out += "  " + text;
   }
