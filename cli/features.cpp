@@ -247,7 +247,7 @@ int search(SearchCommand options) {
     fmt::print("{}\n", printable(options.queries[q]));
     for (const Found& f : found[q]) fmt::print("  {:.4f}  {}\n", f.similarity, printable(f.path));
   }
-  fmt::print("sheet: {}\n", options.output);
+  fmt::print("sheet: {}\n", printable(options.output));
   return 0;
 }
 
@@ -333,7 +333,8 @@ int dedupe(const DedupeCommand& options) {
         "{} images: {} groups of near copies (cosine {} and above), {} images beyond the first of each; nothing "
         "was deleted\n",
         features.table.rows(), groups.size(), options.threshold, more);
-    if (!options.sheet.empty() && !groups.empty()) fmt::print("sheet of the largest groups: {}\n", options.sheet);
+    if (!options.sheet.empty() && !groups.empty())
+      fmt::print("sheet of the largest groups: {}\n", printable(options.sheet));
     return 0;
   } catch (const Interrupted&) {
     return stopped();

@@ -2,6 +2,7 @@
 
 #include "cli/command.h"
 #include "engine/terminal.h"
+#include "engine/text.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -38,13 +39,14 @@ void print_json(const nlohmann::ordered_json& document);
 template <typename... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) {
   // Nothing depends on anyone who reads.
-  if (!is_quiet()) std::fputs((fmt::format(format, std::forward<Args>(args)...) + "\n").c_str(), stderr);
+  if (!is_quiet())
+    std::fputs((printable_lines(fmt::format(format, std::forward<Args>(args)...)) + "\n").c_str(), stderr);
 }
 
 /// A line about what a command has written: on standard output, and with --quiet nowhere.
 template <typename... Args>
 void report(fmt::format_string<Args...> format, Args&&... args) {
-  if (!is_quiet()) fmt::print("{}\n", fmt::format(format, std::forward<Args>(args)...));
+  if (!is_quiet()) fmt::print("{}\n", printable_lines(fmt::format(format, std::forward<Args>(args)...)));
 }
 
 }  // namespace dino

@@ -6,6 +6,7 @@
 #include <wchar.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <iterator>
 
@@ -82,6 +83,33 @@ bool is_utf8(std::string_view text) {
 
 std::string printable(std::string_view text) { return escaped(text, false); }
 std::string printable_lines(std::string_view text) { return escaped(text, true); }
+
+std::string escaped_bytes(std::string_view name) {
+  if (is_utf8(name)) return std::string(name);
+  std::string result;
+  while (!name.empty()) {
+    const std::size_t step = step_of(name);
+    if (character_bytes(name) == 0 || name.front() == '\\') {
+      append_escape(result, name.front());
+    } else {
+      result += name.substr(0, step);
+    }
+    name.remove_prefix(step);
+  }
+  return result;
+}
+
+std::string bytes_of_escaped(std::string_view text) {
+  std::string result;
+  while (!text.empty()) {
+    unsigned byte = 0;
+    const bool escape = text.size() >= 4 && text.starts_with("\\x") &&
+                        std::from_chars(text.data() + 2, text.data() + 4, byte, 16).ptr == text.data() + 4;
+    result += escape ? static_cast<char>(byte) : text.front();
+    text.remove_prefix(escape ? 4 : 1);
+  }
+  return result;
+}
 
 std::size_t columns_of(std::string_view text) {
   std::size_t columns = 0;

@@ -16,6 +16,12 @@ std::string printable(std::string_view text);
 /// As printable(), but the ends of lines stay: for what is several lines on a terminal.
 std::string printable_lines(std::string_view text);
 
+/// A name as UTF-8, for files that must be: itself where it is, else with `\xfc` for each byte that is not and `\x5c`
+/// for a backslash, which bytes_of_escaped() turns back.
+std::string escaped_bytes(std::string_view name);
+/// The name that escaped_bytes() made `text` of, where that was not UTF-8.
+std::string bytes_of_escaped(std::string_view text);
+
 /// Columns that `text` takes on a terminal: two for a wide character, none for one that stands on the one before
 /// (an accent), as the C library's wcwidth() has it; one for a byte that is not UTF-8.
 std::size_t columns_of(std::string_view text);

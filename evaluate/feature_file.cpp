@@ -1,6 +1,7 @@
 #include "evaluate/feature_file.h"
 
 #include "engine/files.h"
+#include "engine/text.h"
 #include "models/json.h"
 #include "models/safetensors.h"
 
@@ -17,6 +18,8 @@ namespace {
 
 constexpr const char* kWhere = "features";
 constexpr const char* kPaths = "paths";
+constexpr const char* kEscapedPaths = "escaped_paths";
+constexpr const char* kEscapedWeights = "weights_escaped";
 constexpr std::size_t kMostPathBytesInMetadata = std::size_t{16} << 20;
 
 /// RFC 4180: quoted where it holds a comma, a quote or the end of a line.
@@ -41,8 +44,8 @@ void write_csv(const std::filesystem::path& path, const NamedFeatures& features,
   for (std::size_t c = 0; with_values && c < width; ++c) line += fmt::format(",f{}", c);
   file.write(line + "\n");
   for (std::size_t row = 0; row < features.names.size(); ++row) {
-    line = fmt::format("{},{},{}", csv_field(features.names[row]), features.table.labels[row],
-                       csv_field(class_of(features, row)));
+    line = fmt::format("{},{},{}", csv_field(escaped_bytes(features.names[row])), features.table.labels[row],
+                       csv_field(escaped_bytes(class_of(features, row))));
     for (std::size_t c = 0; with_values && c < width; ++c)
       fmt::format_to(std::back_inserter(line), ",{}", features.table.values[row * width + c]);
     file.write(line + "\n");
@@ -72,16 +75,22 @@ void write_tensors(const std::filesystem::path& path, const NamedFeatures& featu
   std::vector<NamedArray> arrays{{"features", table.array()}};
   const std::vector<std::int64_t> labels(table.labels.begin(), table.labels.end());
   if (!features.class_names.empty()) arrays.push_back({"labels", ConstArray(labels.data(), Shape{table.rows()})});
-  const nlohmann::ordered_json recipe = {{"weights", features.recipe.weights},
-                                         {"network", features.recipe.network},
-                                         {"fingerprint", features.recipe.fingerprint},
-                                         {"crop_px", options.crop_px},
-                                         {"short_side_px", options.short_side_px},
-                                         {"blocks", options.kind.blocks},
-                                         {"average_patches", options.kind.average_patches},
-                                         {"normalized", options.normalized}};
+  nlohmann::ordered_json recipe = {{"weights", features.recipe.weights},
+                                   {"network", features.recipe.network},
+                                   {"fingerprint", features.recipe.fingerprint},
+                                   {"crop_px", options.crop_px},
+                                   {"short_side_px", options.short_side_px},
+                                   {"blocks", options.kind.blocks},
+                                   {"average_patches", options.kind.average_patches},
+                                   {"normalized", options.normalized}};
+  if (!is_utf8(features.recipe.weights)) recipe[kEscapedWeights] = true;
   std::map<std::string, std::string> metadata = {
       {"class_names", json_text(nlohmann::ordered_json(features.class_names))}, {"recipe", json_text(recipe)}};
+  std::vector<std::size_t> escaped;
+  for (std::size_t row = 0; row < features.names.size(); ++row) {
+    if (!is_utf8(features.names[row])) escaped.push_back(row);
+  }
+  if (!escaped.empty()) metadata[kEscapedPaths] = json_text(nlohmann::ordered_json(escaped));
   std::string paths = json_text(nlohmann::ordered_json(features.names));
   if (paths.size() <= kMostPathBytesInMetadata) {
     metadata[kPaths] = std::move(paths);
@@ -167,6 +176,16 @@ NamedFeatures read_features(const std::filesystem::path& path) {
     recipe.at("weights").get_to(features.recipe.weights);
     recipe.at("network").get_to(features.recipe.network);
     recipe.at("fingerprint").get_to(features.recipe.fingerprint);
+    if (recipe.value(kEscapedWeights, false)) features.recipe.weights = bytes_of_escaped(features.recipe.weights);
+    if (file.metadata().contains(kEscapedPaths)) {
+      for (const nlohmann::json& value : parse_json(file.metadata(kEscapedPaths))) {
+        const auto row = whole_number(value, 0, static_cast<std::int64_t>(features.names.size()) - 1);
+        require(row.has_value(), kWhere, "the metadata of {} is damaged: {} has {}; expected rows of its {} paths",
+                path.string(), kEscapedPaths, json_text(value).substr(0, 40), features.names.size());
+        std::string& name = features.names[static_cast<std::size_t>(*row)];
+        name = bytes_of_escaped(name);
+      }
+    }
     FeatureOptions& options = features.recipe.options;
     const auto size = [&](const char* key) {
       const auto number = whole_number(recipe.at(key), 0, std::numeric_limits<int>::max());

@@ -26,9 +26,11 @@ struct NamedFeatures {
 
 /// Writes features as the extension of `path` says, atomically, and returns the files written:
 ///   .safetensors  `features` (n, C) fp32, `labels` (n) int64 where there are classes; paths, class names (JSON lists)
-///                 and the recipe in the metadata. Paths of more than 16 MiB, as a million has, are a tensor `paths` of
+///                 and the recipe in the metadata. A path that is not UTF-8 is there as escaped_bytes(), and its row in
+///                 the list `escaped_paths`. Paths of more than 16 MiB, as a million has, are a tensor `paths` of
 ///                 the bytes of their JSON instead: readers take no header of 100 MB.
 ///   .npy          the same array as NumPy's format 1.0, and beside it, as NAME.csv, a line `path,label,class` per row
+///                 (paths as in .safetensors)
 ///   .csv          `path,label,class,f0,f1,…`, numbers in the shortest form that gives the same float again
 /// Throws Error for any other extension.
 std::vector<std::filesystem::path> write_features(const std::filesystem::path& path, const NamedFeatures& features);

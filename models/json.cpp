@@ -1,5 +1,9 @@
 #include "models/json.h"
 
+#include "engine/text.h"
+
+#include <fmt/format.h>
+
 #include <limits>
 
 namespace dino {
@@ -26,7 +30,48 @@ bool nested_too_deep(std::string_view text) {
   return false;
 }
 
+template <typename Json>
+Json with_escaped_bytes(const Json& json) {
+  if (json.is_string()) return escaped_bytes(json.template get_ref<const std::string&>());
+  Json copy = json;
+  if (json.is_object()) {
+    copy = Json::object();
+    for (const auto& [key, value] : json.items()) copy[escaped_bytes(key)] = with_escaped_bytes(value);
+  }
+  if (json.is_array()) {
+    for (Json& value : copy) value = with_escaped_bytes(value);
+  }
+  return copy;
+}
+
+/// JSON has the control characters of ASCII as escapes, but not DEL and those of two bytes (C2 80 to C2 9F).
+std::string without_controls(std::string text) {
+  const auto is_control = [&](std::size_t at) {
+    const auto byte = static_cast<unsigned char>(text[at]);
+    return byte == 0x7F || (byte == 0xC2 && at + 1 < text.size() && static_cast<unsigned char>(text[at + 1]) < 0xA0);
+  };
+  for (std::size_t at = 0; (at = text.find_first_of("\x7f\xc2", at)) != std::string::npos; ++at) {
+    if (!is_control(at)) continue;
+    const bool alone = text[at] == 0x7F;
+    const auto code = static_cast<unsigned char>(text[alone ? at : at + 1]);
+    text.replace(at, alone ? 1 : 2, fmt::format("\\u{:04x}", code));
+  }
+  return text;
+}
+
+template <typename Json>
+std::string text_of(const Json& json, int indent) {
+  try {
+    return without_controls(json.dump(indent, ' ', false));
+  } catch (const nlohmann::json::type_error&) {  // not UTF-8
+    return without_controls(with_escaped_bytes(json).dump(indent, ' ', false));
+  }
+}
+
 }  // namespace
+
+std::string json_text(const nlohmann::json& json, int indent) { return text_of(json, indent); }
+std::string json_text(const nlohmann::ordered_json& json, int indent) { return text_of(json, indent); }
 
 nlohmann::json parse_json(std::string_view text) {
   if (nested_too_deep(text)) return nlohmann::json::value_t::discarded;

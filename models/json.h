@@ -17,10 +17,9 @@ nlohmann::json parse_json(std::string_view text);
 /// is undefined or another number.
 std::optional<std::int64_t> whole_number(const nlohmann::json& value, std::int64_t least, std::int64_t most);
 
-/// JSON as text, on one line unless `indent` is given. Names of files need not be UTF-8: what is not becomes U+FFFD.
-template <typename Json>
-std::string json_text(const Json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
+/// JSON as text, on one line unless `indent` is given, in which no character steers a terminal. Names of files need not
+/// be UTF-8: those that are not become escaped_bytes().
+std::string json_text(const nlohmann::json& json, int indent = -1);
+std::string json_text(const nlohmann::ordered_json& json, int indent = -1);
 
 }  // namespace dino

@@ -2,6 +2,7 @@
 // none takes the place of another or of what it is made from.
 #include "data/png.h"
 #include "engine/files.h"
+#include "engine/text.h"
 #include "evaluate/feature_file.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
@@ -196,8 +197,82 @@ TEST_CASE("Names that are not UTF-8 are pictures as well") {
   CHECK(fs::exists(world.path("out/01_M\xfcller_pca.png")));
   world.run_within(
       "out", {"features", world.path("odd"), "--weights", world.weights(), "--out", world.path("out/f.safetensors")});
-  world.run_within(
-      "out", {"search", images[0], "--features", world.path("out/f.safetensors"), "--output", world.path("out/n.png")});
+  const Words search{
+      "search", images[0], "--features", world.path("out/f.safetensors"), "--output", world.path("out/n.png")};
+  // The query itself is known again, and the other one is named.
+  CHECK(contains(world.run_within("out", search).output, R"(odd/M\xfcller.png)"));
+  const nlohmann::json found = nlohmann::json::parse(world.run_within("out", search + Words{"--json"}).output);
+  REQUIRE(found.at(0).at("nearest").size() == 1);
+  CHECK(found.at(0).at("query").get<std::string>().ends_with(R"(odd/\xff\xfe.png)"));
+  CHECK(found.at(0).at("nearest").at(0).at("path").get<std::string>().ends_with(R"(odd/M\xfcller.png)"));
+}
+
+TEST_CASE("No name reaches a terminal as it is, and results hold every one as text") {
+  World world;
+  const Words names{"M\xfcller.png",
+                    "two\nlines.png",
+                    "\x1b[2Jred.png",
+                    "quote\".png",
+                    "com,ma.png",
+                    "tab\t\x7f.png",
+                    "c1 \xc2\x9b"
+                    "1m.png",
+                    "日本.png"};
+  for (const std::string& name : names) {
+    world.add("odd/" + name);
+    fs::copy_file(world.path("odd/" + name), world.path("odd/copy of " + name));
+    world.write("odd/broken " + name, "no picture");
+  }
+  const auto harmless = [&](const Words& words) {
+    const Outcome outcome = world.run_within("out", words);
+    INFO(words[0]);
+    for (const std::string& text : {outcome.output, outcome.errors}) CHECK(printable_lines(text) == text);
+    return outcome.output;
+  };
+  const Words network{"--weights", world.weights()};
+  const auto has_all = [&](const std::vector<std::string>& paths) {
+    std::set<std::string> found;
+    for (const std::string& path : paths) found.insert(fs::path(path).filename().string());
+    for (const std::string& name : names) {
+      INFO(printable(name));
+      CHECK(found.contains(escaped_bytes(name)));
+    }
+  };
+  fs::create_directory(world.path("out"));
+  const std::string weird = world.path("out/\x1b[2J M\xfc");
+  for (const std::string& out : {weird + ".safetensors", weird + ".csv", weird + ".npy"}) {
+    harmless(Words{"features", world.path("odd"), "--out", out} + network);
+    const auto json =
+        nlohmann::json::parse(harmless(Words{"features", world.path("odd"), "--out", out, "--json"} + network));
+    CHECK(json.at("files").at(0) == escaped_bytes(out));
+    CHECK(json.at("broken_images") == names.size());
+  }
+  CHECK(is_utf8(read_text_file(weird + ".csv")));
+  const NamedFeatures features = read_features(weird + ".safetensors");
+  std::set<std::string> known;
+  for (const std::string& name : features.names) known.insert(fs::path(name).filename().string());
+  CHECK(known.size() == 2 * names.size());
+  for (const std::string& name : names) CHECK((known.contains(name) && known.contains("copy of " + name)));
+
+  Words search{"search", "--features", weird + ".safetensors", "--count", "20", "--output", weird + ".png"};
+  for (const std::string& name : names) search.push_back(world.path("odd/" + name));
+  harmless(search);
+  std::vector<std::string> paths;
+  for (const auto& query : nlohmann::json::parse(harmless(search + Words{"--json"}))) {
+    paths.push_back(query.at("query"));
+    CHECK(query.at("nearest").size() == 2 * names.size() - 1);
+  }
+  has_all(paths);
+
+  const Words dedupe{"dedupe", "--features", weird + ".safetensors", "--threshold", "0.98", "--sheet", weird + ".png"};
+  harmless(dedupe);
+  paths.clear();
+  const nlohmann::json copies = nlohmann::json::parse(harmless(dedupe + Words{"--json"}));
+  for (const auto& group : copies.at("groups")) {
+    for (const auto& picture : group) paths.push_back(picture.at("path"));
+  }
+  has_all(paths);
+  harmless(Words{"dedupe", world.path("odd"), "--threshold", "0.98"} + network);
 }
 
 TEST_CASE("A configuration for pictures of any name can be read, and what to type next is quoted") {

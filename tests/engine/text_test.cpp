@@ -81,6 +81,18 @@ TEST_CASE("Text takes the columns that a terminal gives it") {
   CHECK(in_columns("abc", 0).empty());
 }
 
+TEST_CASE("A name that is not UTF-8 becomes text and comes back") {
+  CHECK(escaped_bytes("M\xc3\xbcller\n\\x41") == "M\xc3\xbcller\n\\x41");
+  CHECK(escaped_bytes("\xff\\x41\xc3\xbc") == "\\xff\\x5cx41\xc3\xbc");
+  for (const std::string name : {"M\xfcller.jpg", "\xff\xfe", "\\\xc3", "\\xfc\xfc", "a\n\xe4\\", "\xf0\x9f\x98"}) {
+    INFO(printable(name));
+    CHECK(is_utf8(escaped_bytes(name)));
+    CHECK(bytes_of_escaped(escaped_bytes(name)) == name);
+  }
+  CHECK(bytes_of_escaped("\\x") == "\\x");
+  CHECK(bytes_of_escaped("\\xg1\\x4") == "\\xg1\\x4");
+}
+
 TEST_CASE("Lower case is that of ASCII") {
   CHECK(lower_case("A.JpEg") == "a.jpeg");
   CHECK(lower_case("\xc3\x84@[`{Z") == "\xc3\x84@[`{z");

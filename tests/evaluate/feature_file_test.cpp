@@ -1,6 +1,7 @@
 #include "evaluate/feature_file.h"
 
 #include "engine/files.h"
+#include "engine/text.h"
 #include "evaluate/near_copies.h"
 #include "models/safetensors.h"
 #include "tests/support/catch.h"
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <sstream>
 
 using namespace dino;
@@ -108,6 +110,43 @@ TEST_CASE("The paths of millions of pictures do not make a header that nobody re
   const auto path = folder.path() / "f.safetensors";
   write_features(path, features);
   CHECK(read_features(path).names == features.names);
+}
+
+TEST_CASE("Paths that are not UTF-8 are text in every file, and come back") {
+  const TemporaryFolder folder;
+  NamedFeatures features = example();
+  features.names = {"a/M\xfcller.jpg", "a/M\\xfcller.jpg", "\xff\xfe, \"two\"\nlines\t.jpg"};
+  features.class_names = {"K\xe4tzchen", "dog"};
+  features.recipe.weights = "gewichte \xfc.safetensors";
+  const auto path = folder.path() / "f.safetensors";
+  write_features(path, features);
+  const std::string bytes = read_text_file(path);
+  std::uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
+  CHECK(is_utf8(bytes.substr(8, header_bytes)));
+  const NamedFeatures back = read_features(path);
+  CHECK(back.names == features.names);
+  CHECK(back.recipe.weights == features.recipe.weights);
+  CHECK(back.class_names == std::vector<std::string>{"K\\xe4tzchen", "dog"});
+  const SafetensorsFile file = SafetensorsFile::read(path);
+  CHECK(file.metadata("escaped_paths") == "[0,2]");
+  CHECK(file.metadata("paths") == R"(["a/M\\xfcller.jpg","a/M\\xfcller.jpg","\\xff\\xfe, \"two\"\nlines\t.jpg"])");
+  // What is no row.
+  std::map<std::string, std::string> metadata = file.metadata();
+  for (const char* rows : {"[3]", "[-1]", "[1e300]", "{\"a\":[]}", "nothing"}) {
+    metadata["escaped_paths"] = rows;
+    write_safetensors(folder.path() / "odd", std::vector<NamedArray>{{"features", features.table.array()}}, metadata);
+    CHECK(contains(error_of([&] { read_features(folder.path() / "odd"); }), "expected rows of its 3 paths"));
+  }
+
+  for (const char* name : {"f.csv", "g.npy"}) {
+    const auto written = write_features(folder.path() / name, features);
+    const std::string text = read_text_file(written.back());
+    CHECK(is_utf8(text));
+    CHECK(contains(text, "\na/M\\xfcller.jpg,1,dog"));
+    CHECK(contains(text, "\n\"\\xff\\xfe, \"\"two\"\"\nlines\t.jpg\",1,dog"));
+    CHECK(contains(text, ",0,K\\xe4tzchen"));
+  }
 }
 
 TEST_CASE("Features as NumPy's format and as CSV hold the same numbers, paths and labels") {

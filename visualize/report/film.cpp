@@ -7,6 +7,7 @@
 #include "evaluate/features.h"
 #include "evaluate/held_out.h"
 #include "kernels/common/error.h"
+#include "models/json.h"
 #include "train/stop_signal.h"
 #include "visualize/attention_pictures.h"
 #include "visualize/contact_sheet.h"
@@ -60,8 +61,7 @@ void write_bytes(const fs::path& path, const std::vector<std::byte>& bytes) {
 
 void write_json(const fs::path& path, const nlohmann::ordered_json& json) {
   AtomicFile file(path);
-  // Names of files may be no UTF-8.
-  file.write(json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  file.write(json_text(json) + "\n");
   file.commit();
 }
 

@@ -20,12 +20,6 @@ constexpr std::size_t kMaxBrokenNames = 20;
 
 std::string now() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
 
-/// Names of files may be no UTF-8, which JSON must be.
-std::string as_utf8(const std::string& text) {
-  const nlohmann::json json = text;
-  return nlohmann::json::parse(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).get<std::string>();
-}
-
 /// Trouble with the disk is reported by the run's own logs.
 void no_report(const std::string&) {}
 
@@ -54,7 +48,7 @@ void ReportObserver::started(const PauseReport& pause) {
   const fs::path folder = config_.output_dir;
   try_to("record of the environment", pause, [&] {
     nlohmann::ordered_json line{{"step", pause.position.step}, {"started", now()}};
-    for (const auto& [key, value] : facts_) line[key] = as_utf8(value);
+    for (const auto& [key, value] : facts_) line[key] = value;
     RunLog(folder / "environment.jsonl", lines_before("step", pause.position.step), no_report).append(line);
   });
   try_to("film", pause, [&] {
@@ -97,7 +91,7 @@ void ReportObserver::write(const PauseReport& pause) {
                                 {"broken", pause.broken.count}};
     for (const BrokenImage& entry : pause.broken.entries) {
       if (line["broken_names"].size() < kMaxBrokenNames)
-        line["broken_names"].push_back(as_utf8(entry.name + ": " + entry.reason));
+        line["broken_names"].push_back(entry.name + ": " + entry.reason);
     }
     if (epochs_) epochs_->append(line);
   });
