@@ -83,7 +83,8 @@ int bench_operations(const BenchOptions& options) {
                                      .caches_bytes = bench::cache_sizes_bytes()};
   std::optional<bench::Baseline> baseline;
   if (!options.baseline.empty()) {
-    baseline.emplace(nlohmann::json::parse(read_text_file(options.baseline), nullptr, false), conditions);
+    baseline.emplace(nlohmann::json::parse(read_text_file(options.baseline, kMostTextBytes), nullptr, false),
+                     conditions);
   }
   require(!options.cpu_time || on_cpu, "bench", "--cpu_time is for the CPU; got device cuda");
   bench::MeasureOptions how{.clock = options.cpu_time ? bench::Clock::cpu : bench::Clock::wall,

@@ -198,7 +198,7 @@ double evaluation_s(const Plan& plan, const Speeds& speeds) {
 void predict_speed(Plan& plan, const PlanOptions& options, const RunFacts& facts, const ImageSource* images) {
   std::unique_ptr<Speeds> speeds;
   if (!options.rates.empty()) {
-    auto reported = std::make_unique<ReportedSpeeds>(read_text_file(options.rates));
+    auto reported = std::make_unique<ReportedSpeeds>(read_text_file(options.rates, kMostTextBytes));
     plan.speed_source = fmt::format("rates of {} ({})", options.rates, reported->machine());
     speeds = std::move(reported);
   } else if (plan.target.published != nullptr) {

@@ -6,23 +6,25 @@
 
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <utility>
 
 namespace dino {
 
 BrokenImageList::BrokenImageList(std::filesystem::path path, bool keep) : path_(std::move(path)) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(path_, ignored)) return;
+  if (!file_exists(path_)) return;
   std::string kept;
-  std::ifstream file(path_);
-  for (std::string line; keep && std::getline(file, line);) {
-    const nlohmann::json json = parse_json(line);
+  std::optional<LineReader> lines;
+  if (keep) lines.emplace(path_);
+  for (std::string line; lines && lines->next(line);) {
     // A line cut short by a crash is dropped.
-    if (!json.is_object() || !json.contains("name") || !json["name"].is_string()) continue;
+    const nlohmann::json json = parse_json(line);
+    if (lines->is_cut() || !json.is_object() || !json.contains("name") || !json["name"].is_string()) continue;
     listed_.insert(std::hash<std::string>{}(json["name"].get<std::string>()));
     kept += line + "\n";
   }
   if (kept.empty()) {
+    std::error_code ignored;
     std::filesystem::remove(path_, ignored);
     return;
   }

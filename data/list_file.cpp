@@ -43,15 +43,14 @@ std::unique_ptr<Dataset> open_list_file(const fs::path& path, const DecodeOption
   const auto known = std::as_bytes(std::span(start)).first(static_cast<std::size_t>(file.gcount()));
   require(detect_image_format(known) == ImageFormat::unknown, "data",
           "{} is one picture; expected a folder of pictures or a text file that lists them", path.string());
-  file.clear();
-  file.seekg(0);
   const fs::path root = path.parent_path();
   PathList pictures;
   std::unordered_map<std::string, std::int32_t> numbers;  // of the classes, in the order of their first lines
   std::vector<std::string> class_names;
   std::int64_t unnamed = 0;
   std::int64_t line_number = 0;
-  for (std::string text; std::getline(file, text);) {
+  LineReader lines(path);
+  for (std::string text; lines.next(text);) {
     if (line_number++ == 0) {
       if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
     }
@@ -59,6 +58,8 @@ std::unique_ptr<Dataset> open_list_file(const fs::path& path, const DecodeOption
             "{} is not text; expected a folder of pictures or a text file that lists them; unpack it if it is an "
             "archive, write it as UTF-8 if it is UTF-16",
             path.string());
+    require(!lines.is_cut(), "data", "{} line {} is too long; got more than {} bytes, expected one path a line",
+            path.string(), line_number, LineReader::kMostBytes);
     const std::string_view line = trim_end(text);
     if (line.empty() || line.front() == '#') continue;
     const std::size_t tab = line.find('\t');
@@ -76,7 +77,6 @@ std::unique_ptr<Dataset> open_list_file(const fs::path& path, const DecodeOption
     if (added) class_names.push_back(at->first);
     pictures.add(picture, at->second);
   }
-  require(!file.bad(), "data", "cannot read {}: {}", path.string(), std::strerror(errno));
   require(!pictures.empty(), "data", "{} lists no picture; expected one path a line, or path<tab>class", path.string());
   require(unnamed == 0 || unnamed == pictures.size(), "data",
           "{}: {} of {} pictures have no class; expected all or none", path.string(), unnamed, pictures.size());

@@ -121,7 +121,8 @@ void write_file(const fs::path& path, const std::vector<std::byte>& bytes) {
 SceneSummary make_scenes(const SceneOptions& options, const std::function<void(std::int64_t, std::int64_t)>& progress) {
   check_options(options);
   const std::string table_name = options.table.empty() ? "data/stamps.tsv" : options.table.string();
-  const std::string table_text = options.table.empty() ? std::string(built_in_stamps()) : read_text_file(options.table);
+  const std::string table_text =
+      options.table.empty() ? std::string(built_in_stamps()) : read_text_file(options.table, kMostTextBytes);
   std::vector<Stamp> stamps = parse_table(table_text, table_name);
 
   SceneSummary summary;

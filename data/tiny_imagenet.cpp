@@ -19,7 +19,7 @@ namespace {
 /// Calls `visit(words, line number)` with the words of each line that has any.
 template <typename Visit>
 void for_each_line(const fs::path& path, Visit&& visit) {
-  const std::string text = read_text_file(path);
+  const std::string text = read_text_file(path, kMostTextBytes);
   std::int64_t number = 0;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());

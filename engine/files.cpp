@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <sstream>
 #include <utility>
 
 namespace dino {
@@ -227,15 +226,48 @@ bool file_exists(const std::filesystem::path& path) {
   return true;
 }
 
-std::string read_text_file(const std::filesystem::path& path) {
+std::string read_text_file(const std::filesystem::path& path, std::size_t most_bytes) {
   std::error_code ignored;
   require(!std::filesystem::is_directory(path, ignored), "file", "cannot read {}: it is a folder", path.string());
   std::ifstream file(path, std::ios::binary);
   require(file.good(), "file", "cannot read {}: {}", path.string(), std::strerror(errno));
-  std::ostringstream text;
-  text << file.rdbuf();
+  std::string text;
+  std::vector<char> piece(std::size_t{1} << 16);
+  while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())) || file.gcount() > 0) {
+    text.append(piece.data(), static_cast<std::size_t>(file.gcount()));
+    require(text.size() <= most_bytes, "file", "{} is too large; got more than {} bytes, expected at most as many",
+            path.string(), most_bytes);
+  }
   require(!file.bad(), "file", "cannot read {}: {}", path.string(), std::strerror(errno));
-  return std::move(text).str();
+  return text;
+}
+
+LineReader::LineReader(const std::filesystem::path& path, std::uintmax_t begin)
+    : path_(path), buffer_(kMostBytes + 1), position_(begin) {
+  const std::string obstacle = why_no_file(path_);
+  require(obstacle.empty(), "file", "cannot read {}: {}", path_.string(), obstacle);
+  file_.open(path_, std::ios::binary);
+  require(file_.good(), "file", "cannot read {}: {}", path_.string(), std::strerror(errno));
+  file_.seekg(static_cast<std::streamoff>(begin));
+}
+
+bool LineReader::next(std::string& line) {
+  file_.getline(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
+  std::streamsize taken = file_.gcount();
+  require(!file_.bad(), "file", "cannot read {}: {}", path_.string(), std::strerror(errno));
+  if (taken == 0) return false;
+  is_cut_ = file_.fail();
+  has_end_ = !is_cut_ && !file_.eof();
+  line.assign(buffer_.data(), static_cast<std::size_t>(taken - (has_end_ ? 1 : 0)));
+  if (is_cut_) {  // the rest is passed over
+    file_.clear();
+    file_.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+    require(!file_.bad(), "file", "cannot read {}: {}", path_.string(), std::strerror(errno));
+    taken += file_.gcount();
+    has_end_ = !file_.eof();
+  }
+  position_ += static_cast<std::uintmax_t>(taken);
+  return true;
 }
 
 }  // namespace dino

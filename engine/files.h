@@ -5,9 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace dino {
 
@@ -93,7 +96,36 @@ std::string why_no_file(const std::filesystem::path& path);
 /// searched.
 bool file_exists(const std::filesystem::path& path);
 
-/// The whole file. Throws Error with the path and the system's reason.
-std::string read_text_file(const std::filesystem::path& path);
+inline constexpr std::size_t kMostTextBytes = std::size_t{64} << 20;  // of a text that people or tools write
+
+/// The whole file. Throws Error with the path and the system's reason, and where there is more of it than `most_bytes`:
+/// a pipe, or a damaged file, may have no end.
+std::string read_text_file(const std::filesystem::path& path,
+                           std::size_t most_bytes = std::numeric_limits<std::size_t>::max());
+
+/// A text file line by line. Of a longer line only the first kMostBytes are kept: one without end must not fill the
+/// memory.
+class LineReader {
+ public:
+  static constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+
+  /// From byte `begin` on. Throws Error with the path and the system's reason.
+  explicit LineReader(const std::filesystem::path& path, std::uintmax_t begin = 0);
+  /// Takes the next line, without its end. Returns false after the last one. Throws Error where it cannot be read.
+  bool next(std::string& line);
+  /// Was there more of that line than kMostBytes?
+  bool is_cut() const { return is_cut_; }
+  /// Did it end, and not the file within it?
+  bool has_end() const { return has_end_; }
+  /// The byte at which the next one begins.
+  std::uintmax_t position() const { return position_; }
+
+ private:
+  std::filesystem::path path_;
+  std::ifstream file_;
+  std::vector<char> buffer_;
+  std::uintmax_t position_;
+  bool is_cut_ = false, has_end_ = false;
+};
 
 }  // namespace dino

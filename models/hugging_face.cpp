@@ -22,7 +22,7 @@ HuggingFaceConfig HuggingFaceConfig::read(const std::filesystem::path& path) {
   const std::uintmax_t size = std::filesystem::file_size(path, none);
   require(!none && size <= kMaxBytes, kWhere, "{} is no configuration of a model: it has {} bytes", path.string(),
           none ? 0 : size);
-  const nlohmann::json json = parse_json(read_text_file(path));
+  const nlohmann::json json = parse_json(read_text_file(path, kMostTextBytes));
   require(json.is_object(), kWhere, "{} is no JSON object", path.string());
   const auto number = [&](const char* key) -> std::optional<int> {
     const auto at = json.find(key);

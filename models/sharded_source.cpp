@@ -18,7 +18,7 @@ class ShardedSource final : public TensorSource {
     std::error_code none;
     require(std::filesystem::file_size(index, none) <= kMaxBytes, kWhere, "{} is too large for an index",
             index.string());
-    const nlohmann::json json = parse_json(read_text_file(index));
+    const nlohmann::json json = parse_json(read_text_file(index, kMostTextBytes));
     require(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object() &&
                 !json["weight_map"].empty(),
             kWhere, "{} is no index of weights: it has no weight_map", index.string());

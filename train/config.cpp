@@ -18,6 +18,8 @@
 namespace dino {
 namespace {
 
+constexpr std::size_t kMaxBytes = std::size_t{1} << 20;  // of a file of configuration
+
 template <typename... Functions>
 struct Overloaded : Functions... {
   using Functions::operator()...;
@@ -286,17 +288,17 @@ TrainConfig read_config(const std::filesystem::path& path) {
   require(!std::filesystem::is_directory(path, none), "config", "{} is a folder; expected a TOML file", path.string());
   require(!std::filesystem::is_character_file(path, none) && !std::filesystem::is_block_file(path, none), "config",
           "{} is a device; expected a TOML file", path.string());
-  constexpr std::uintmax_t kMaxBytes = 1 << 20;
   const std::uintmax_t size_bytes = std::filesystem::file_size(path, none);
   require(none || size_bytes <= kMaxBytes, "config",
           "{} is too large; got {} bytes, expected a TOML file of at most {}", path.string(), size_bytes, kMaxBytes);
-  return parse_config(read_text_file(path), path.string());
+  // A pipe says its size when it has ended.
+  return parse_config(read_text_file(path, kMaxBytes), path.string());
 }
 
 std::map<std::string, std::string> config_values(const std::filesystem::path& path) {
   std::map<std::string, std::string> values;
   try {
-    for (auto&& [key, node] : toml::parse(read_text_file(path))) {
+    for (auto&& [key, node] : toml::parse(read_text_file(path, kMaxBytes))) {
       values.emplace(std::string(key.str()), node_to_string(node));
     }
   } catch (const std::exception&) {

@@ -5,7 +5,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <sstream>
 #include <utility>
 
 namespace dino {
@@ -18,17 +17,26 @@ std::function<bool(const nlohmann::json& line)> lines_before(const char* key, st
 
 namespace {
 
-void drop_lines(const std::filesystem::path& path, const RunLog::Keep& keep) {
-  const std::string before = std::filesystem::exists(path) ? read_text_file(path) : std::string();
-  std::string kept;
-  std::stringstream text(before);
-  for (std::string line; std::getline(text, line);) {
-    const auto json = nlohmann::json::parse(line, nullptr, false);
-    if (json.is_object() && keep(json)) kept += line + "\n";
+/// Calls `use` for each line that stays. Returns whether the file is made of those and nothing else.
+bool for_each_kept(const std::filesystem::path& path, const RunLog::Keep& keep,
+                   const std::function<void(const std::string& line)>& use) {
+  bool all = true;
+  LineReader lines(path);
+  for (std::string line; lines.next(line);) {
+    // None of a run's is so long: what a crash or a damaged disk left.
+    const nlohmann::json json = lines.is_cut() ? nlohmann::json() : parse_json(line);
+    const bool stays = json.is_object() && keep(json);
+    if (stays) use(line);
+    all &= stays && lines.has_end();
   }
-  if (kept == before && !before.empty()) return;
+  return all;
+}
+
+void drop_lines(const std::filesystem::path& path, const RunLog::Keep& keep) {
+  const bool there = file_exists(path);
+  if (there && for_each_kept(path, keep, [](const std::string&) {})) return;
   AtomicFile file(path);
-  file.write(kept);
+  if (there) for_each_kept(path, keep, [&](const std::string& line) { file.write(line + "\n"); });
   file.commit();
 }
 

@@ -134,6 +134,8 @@ TEST_CASE("List files: relative paths, names or numbers as classes") {
   CHECK(numbered->class_names().size() == 11);
   CHECK(reds_and_labels(*numbered) == Expected{{1, 10}, {2, 9}});
   CHECK(contains(open_error(folder.write("bad.txt", "p/1.png\np/3.png\n")), "line 2: cannot read"));
+  const auto endless = folder.write("endless.txt", "p/1.png\n" + std::string(std::size_t{3} << 20, 'x'));
+  CHECK(contains(open_error(endless), "line 2 is too long; got more than 1048576 bytes"));
   std::filesystem::create_symlink("loop.png", folder.path() / "p" / "loop.png");
   CHECK(contains(open_error(folder.write("loop.txt", "p/loop.png\n")),
                  (folder.path() / "p" / "loop.png").string() + ": Too many levels of symbolic links; expected"));

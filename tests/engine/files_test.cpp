@@ -172,6 +172,57 @@ TEST_CASE("What is no file is told with the true reason") {
         "[file] cannot read " + (loop / "below").string() + ": Too many levels of symbolic links");
 }
 
+TEST_CASE("Lines come one by one, the first megabyte of those that are longer") {
+  const TemporaryFolder folder;
+  const std::string longest(LineReader::kMostBytes, 'x'), longer = longest + "y", nuls("a\0b", 3);
+  const auto file = folder.write("file", "one\n\n" + longest + "\n" + longer + "\n" + nuls + "\n" + longer + longer);
+  LineReader lines(file);
+  struct Expected {
+    std::string line;
+    bool cut, end;
+  };
+  std::uintmax_t begin = 0;
+  for (const Expected& expected :
+       {Expected{"one", false, true}, Expected{"", false, true}, Expected{longest, false, true},
+        Expected{longest, true, true}, Expected{nuls, false, true}, Expected{longest, true, false}}) {
+    std::string line;
+    REQUIRE(lines.next(line));
+    CHECK(line == expected.line);
+    CHECK(lines.is_cut() == expected.cut);
+    CHECK(lines.has_end() == expected.end);
+    std::string again;
+    REQUIRE(LineReader(file, begin).next(again));
+    CHECK(again == line);
+    begin = lines.position();
+  }
+  std::string line;
+  CHECK_FALSE(lines.next(line));
+  CHECK_FALSE(lines.next(line));
+  CHECK(begin == std::filesystem::file_size(file));
+
+  LineReader torn(folder.write("torn", "one\ntwo"));
+  REQUIRE(torn.next(line));
+  REQUIRE(torn.next(line));
+  CHECK((line == "two" && !torn.is_cut() && !torn.has_end()));
+  LineReader exact(folder.write("exact", longest));
+  REQUIRE(exact.next(line));
+  CHECK((line == longest && !exact.is_cut() && !exact.has_end()));
+  CHECK_FALSE(LineReader(folder.write("empty", "")).next(line));
+  CHECK(contains(error_of([&] { LineReader(folder.path()); }), "it is a folder"));
+  CHECK(contains(error_of([&] { LineReader(folder.path() / "missing"); }), "No such file"));
+}
+
+TEST_CASE("What has no end, and what fails half-way, is an error and not a short text") {
+  const TemporaryFolder folder;
+  CHECK(contains(error_of([&] { read_text_file("/dev/zero", 1000); }), "/dev/zero is too large; got more than 1000"));
+  CHECK(read_text_file(folder.write("file", "1234"), 4) == "1234");
+  CHECK(contains(error_of([&] { read_text_file(folder.write("file", "12345"), 4); }), "is too large"));
+  // Its first page is nobody's.
+  CHECK(error_of([&] { read_text_file("/proc/self/mem"); }) == "[file] cannot read /proc/self/mem: Input/output error");
+  std::string line;
+  CHECK(contains(error_of([&] { LineReader("/proc/self/mem").next(line); }), ": Input/output error"));
+}
+
 TEST_CASE("An output folder is made and tried") {
   const TemporaryFolder folder;
   make_output_folder(folder.path() / "a" / "b");

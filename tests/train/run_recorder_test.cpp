@@ -2,6 +2,7 @@
 #include "train/run_recorder.h"
 
 #include "engine/files.h"
+#include "engine/progress.h"
 #include "tests/support/catch.h"
 #include "tests/support/temporary_folder.h"
 
@@ -125,6 +126,22 @@ TEST_CASE("A run goes back on a full disk, and its log goes on when there is roo
   CHECK(steps_in(folder.path() / "log.jsonl") == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 4, 4});
   recorder.rolled_back({.epoch = 1, .batch = 0, .step = 4});
   CHECK(steps_in(folder.path() / "log.jsonl") == std::vector<std::int64_t>{0, 1, 2, 3});
+}
+
+TEST_CASE("What a damaged disk left of a log is dropped in little memory, and the rest stays") {
+  const test::TemporaryFolder folder;
+  const std::string one = "{\"step\":1}\n", two = "{\"step\":2}\n";
+  const auto log = folder.write("log.jsonl", one);
+  std::filesystem::resize_file(log, std::uintmax_t{2} << 30);  // zeros, which take no room
+  std::ofstream(log, std::ios::app) << "\n" << two << "{\"step\":3}\n{\"st";
+  const std::size_t before = peak_resident_bytes();
+  RunLog(log, lines_before("step", 3), [](const std::string&) {});
+  CHECK(read_text_file(log) == one + two);
+  CHECK(peak_resident_bytes() - before < (std::size_t{64} << 20));
+  // A whole line that only lacks its end gets it.
+  folder.write("log.jsonl", one + "{\"step\":2}");
+  RunLog(log, lines_before("step", 3), [](const std::string&) {});
+  CHECK(read_text_file(log) == one + two);
 }
 
 }  // namespace dino

@@ -164,6 +164,31 @@ TEST_CASE("Torn, foreign and repeated lines are counted and left out", "[report]
   CHECK_FALSE(run.config_number("out_dim").has_value());
 }
 
+TEST_CASE("Lines without end take little memory and are counted, ended or not", "[report]") {
+  const TemporaryFolder folder;
+  const auto log = folder.write("run/log.jsonl", log_line(0, 0, 6));
+  const auto grow = [&](std::uintmax_t bytes, const std::string& then) {  // by zeros that take no room
+    std::filesystem::resize_file(log, std::filesystem::file_size(log) + bytes);
+    std::ofstream(log, std::ios::app) << then;
+  };
+  RunReader reader(folder.path() / "run");
+  grow(std::uintmax_t{3} << 20, "\n" + log_line(1, 0, 5));
+  CHECK(reader.read().last_step == 1);
+  CHECK(reader.read().unreadable_lines == 1);
+  grow(std::uintmax_t{2} << 30, "");
+  const std::size_t before = peak_resident_bytes();
+  CHECK(reader.read().unreadable_lines == 2);
+  CHECK(reader.read().unreadable_lines == 2);
+  CHECK(peak_resident_bytes() - before < (std::size_t{64} << 20));
+}
+
+TEST_CASE("A log that cannot be read is no empty run", "[report]") {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder.path() / "run" / "log.jsonl");
+  RunReader reader(folder.path() / "run");
+  CHECK(contains(error_of([&] { reader.read(); }), "log.jsonl: it is a folder"));
+}
+
 TEST_CASE("A reader takes in what is appended", "[report]") {
   const TemporaryFolder folder;
   const std::string first = log_line(0, 0, 6), second = log_line(1, 0, 5), third = log_line(2, 1, 4);

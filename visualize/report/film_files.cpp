@@ -1,11 +1,12 @@
 #include "visualize/report/film_files.h"
 
+#include "engine/files.h"
 #include "kernels/common/error.h"
+#include "models/json.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <fstream>
 #include <system_error>
 
 namespace dino {
@@ -14,8 +15,11 @@ namespace {
 using Json = nlohmann::json;
 
 Json read_json(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  return Json::parse(file, nullptr, false);
+  try {
+    return parse_json(read_text_file(path, kMostTextBytes));
+  } catch (const Error&) {
+    return Json::value_t::discarded;
+  }
 }
 
 FilmPicture to_picture(const Json& json) {

@@ -2,6 +2,7 @@
 
 #include "engine/files.h"
 #include "kernels/common/error.h"
+#include "models/json.h"
 #include "train/config.h"
 
 #include <nlohmann/json.hpp>
@@ -9,7 +10,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <limits>
 
@@ -18,8 +18,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMaxKeys = 64;            // of numbers in a log
-constexpr std::size_t kMaxLineBytes = 1 << 20;  // no line of ours is as long
+constexpr std::size_t kMaxKeys = 64;  // of numbers in a log
 constexpr std::size_t kMaxHealthLines = 1000, kMaxStarts = 200, kMaxBroken = 20;
 
 double number(const Json& json) {
@@ -38,14 +37,16 @@ std::string text(const Json& json, const char* key) {
   return at->is_string() ? at->get<std::string>() : at->dump();
 }
 
-/// Calls `use` for the whole lines of a file from byte `begin` on; returns where the first torn one begins.
+/// Calls `use` for the whole lines of a file, if there is one, from byte `begin` on; returns where the first torn one
+/// begins. A line that is too long to be a run's comes as what is no JSON, whether it ends or not.
 std::uintmax_t read_lines(const std::filesystem::path& path, std::uintmax_t begin,
                           const std::function<void(const std::string&)>& use) {
-  std::ifstream file(path, std::ios::binary);
-  file.seekg(static_cast<std::streamoff>(begin));
-  for (std::string line; std::getline(file, line) && !file.eof();) {
-    begin += line.size() + 1;
-    use(line);
+  if (!file_exists(path)) return begin;
+  LineReader lines(path, begin);
+  for (std::string line; lines.next(line);) {
+    if (!lines.has_end() && !lines.is_cut()) break;
+    begin = lines.position();
+    use(lines.is_cut() ? "{" : line);
   }
   return begin;
 }
@@ -149,7 +150,7 @@ const RunHistory& RunReader::read() {
     std::uintmax_t& done = read_bytes_[name];
     done = read_lines(run.folder / name, done, [&](const std::string& line) {
       if (line.empty()) return;
-      const Json json = line.size() <= kMaxLineBytes ? Json::parse(line, nullptr, false) : Json();
+      const Json json = parse_json(line);
       json.is_object() ? use(json) : static_cast<void>(++run.unreadable_lines);
     });
   };
