@@ -225,4 +225,23 @@ std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {
   return found;
 }
 
+fs::path any_checkpoint(const fs::path& output_dir) {
+  for (const char* name : {kLastCheckpoint, kPreviousCheckpoint, kBestCheckpoint, kHealthyCheckpoint}) {
+    if (file_exists(output_dir / name)) return output_dir / name;
+  }
+  std::error_code error;
+  for (fs::directory_iterator at(output_dir, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with("epoch_") && name.ends_with(".safetensors")) return at->path();
+  }
+  return {};
+}
+
+std::int64_t step_of_checkpoint(const fs::path& path) {
+  return or_say_damaged(path, [&] {
+    const SafetensorsReader file(path);
+    return number_of<std::int64_t>(file, "step", 0, kMostSteps);
+  });
+}
+
 }  // namespace dino

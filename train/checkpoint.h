@@ -70,4 +70,10 @@ TrainingPosition read_checkpoint(const std::filesystem::path& path, StudentTeach
 /// The checkpoints in a folder from which its run can go on, the newest first; none where there is no run.
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& output_dir);
 
+/// A checkpoint of any name that a run gives in a folder, `epoch_0010.safetensors` as well; empty where there is none.
+std::filesystem::path any_checkpoint(const std::filesystem::path& output_dir);
+
+/// The step of the position in a checkpoint, of which only the header is read. Throws DamagedCheckpoint.
+std::int64_t step_of_checkpoint(const std::filesystem::path& path);
+
 }  // namespace dino

@@ -58,6 +58,10 @@ RunFolder::RunFolder(const TrainConfig& config, StartMode start) : config_(confi
   if (start == StartMode::fresh) {
     require(!has_checkpoint_ && (none || log_bytes == 0), "train",
             "{} holds a run already; try --resume to continue it, or another --output_dir", path_.string());
+    // Of a run whose last one is gone. They would be replaced, and the run might go back to them.
+    const std::filesystem::path left = any_checkpoint(path_);
+    require(left.empty(), "train", "{} holds {} of another run; try another --output_dir, or moving it away",
+            path_.string(), left.filename().string());
   } else {
     require(has_checkpoint_, "train", "nothing to resume: no {} in {}; try without --resume", kLastCheckpoint,
             path_.string());
@@ -137,6 +141,17 @@ bool RunFolder::save(const std::string& name, StudentTeacher& networks, const Tr
 
 TrainingPosition RunFolder::load(const std::string& name, StudentTeacher& networks) const {
   return read_checkpoint(file(name), networks, config_);
+}
+
+bool RunFolder::has_way_back(const TrainingPosition& now) const {
+  const std::filesystem::path healthy = file(kHealthyCheckpoint);
+  if (!file_exists(healthy)) return false;
+  try {
+    return step_of_checkpoint(healthy) <= now.step;
+  } catch (const DamagedCheckpoint& error) {
+    report_(fmt::format("warning: {}", error.what()));
+    return false;
+  }
 }
 
 bool RunFolder::keep(const std::string& name, const std::string& as) const {

@@ -44,6 +44,9 @@ class RunFolder {
   bool save(const std::string& name, StudentTeacher& networks, const TrainingPosition& position);
   /// Puts the state of the checkpoint of this name into `networks`. Throws Error where there is none.
   TrainingPosition load(const std::string& name, StudentTeacher& networks) const;
+  /// Is there a healthy checkpoint to go back to? One of a later step is of a way that the run has left: it was resumed
+  /// from an older checkpoint, which somebody has put in the place of `last`. A damaged one is reported.
+  bool has_way_back(const TrainingPosition& now) const;
   /// Keeps the checkpoint `name` under another name as well, in the place of an older one there; later ones named
   /// `name` leave it alone. Costs no space where the file system has links, until then. Returns false, and reports it,
   /// where the disk does not take it.

@@ -99,7 +99,7 @@ class Trainer {
       // So that a run can be resumed from the first step on.
       if (position_.step == 0) save_last_and_healthy();
       // Where the run before was not meant to go back.
-      const bool none_healthy = config_.rollbacks > 0 && !fs::exists(folder_->file(kHealthyCheckpoint));
+      const bool none_healthy = config_.rollbacks > 0 && !folder_->has_way_back(position_);
       if (none_healthy && position_.batch == 0 && position_.healthy) save(kHealthyCheckpoint);
     }
     communicator_.barrier("the run's folder");
@@ -337,7 +337,7 @@ class Trainer {
   /// true, or leaves the run as it is, or ends it.
   bool settle(Progress& progress) {
     const Trouble trouble = *std::exchange(trouble_, std::nullopt);
-    const int way_back = writes() && fs::exists(folder_->file(kHealthyCheckpoint)) ? 1 : 0;
+    const int way_back = writes() && folder_->has_way_back(position_) ? 1 : 0;
     if (position_.rollbacks < config_.rollbacks && largest_of_ranks(communicator_, way_back, "ways back") > 0) {
       roll_back(trouble.what, progress);
       return true;

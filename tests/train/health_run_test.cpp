@@ -212,6 +212,65 @@ TEST_CASE("A run that was told to go back when it had no healthy epoch to go bac
   CHECK(findings_of(folder.path()) == std::vector<std::string>{"rolled_back once"});
 }
 
+TEST_CASE("A new run does not begin among the checkpoints of another one, to which it might go back") {
+  const DrawnPictures images(12);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();
+  config.epochs = 1;
+  config.rollbacks = 1;
+  config.max_skipped_steps = 0;
+  config.output_dir = folder.path().string();
+  REQUIRE(run(Spoiler({}), config, images, StartMode::fresh) == 0);
+  // What is left where somebody has removed the run's own files.
+  for (const char* name : {kLastCheckpoint, kPreviousCheckpoint, "log.jsonl"}) fs::remove(folder.path() / name);
+  for (const char* name : {"healthy.safetensors", "best.safetensors", "epoch_0010.safetensors"}) {
+    const std::string before = read_text_file(folder.path() / kHealthyCheckpoint);
+    fs::rename(folder.path() / kHealthyCheckpoint, folder.path() / "moved");
+    fs::rename(folder.path() / "moved", folder.path() / name);
+    for (const int rollbacks : {0, 1}) {
+      config.rollbacks = rollbacks;
+      CHECK(error_of([&] { run(Spoiler({}), config, images, StartMode::fresh); }) ==
+            fmt::format("[train] {} holds {} of another run; try another --output_dir, or moving it away",
+                        folder.path().string(), name));
+      CHECK_FALSE(fs::exists(folder.path() / kLastCheckpoint));
+    }
+    CHECK(read_text_file(folder.path() / name) == before);
+    fs::rename(folder.path() / name, folder.path() / kHealthyCheckpoint);
+  }
+}
+
+TEST_CASE("A run that goes on from an older checkpoint does not go back to a later one") {
+  const DrawnPictures images(12);
+  const TemporaryFolder folder;
+  TrainConfig config = tiny_config();  // 3 epochs of 6 steps
+  config.max_skipped_steps = 0;
+  config.rollbacks = 1;
+  config.saveckp_freq = 1;
+  config.output_dir = folder.path().string();
+  REQUIRE(run(Spoiler({}), config, images, StartMode::fresh) == 0);
+  REQUIRE(SafetensorsFile::read(folder.path() / kHealthyCheckpoint).metadata("step") == "18");
+  const auto from_first_epoch = [&] {
+    fs::remove(folder.path() / kLastCheckpoint);  // not written over: the healthy one is another name of that file
+    fs::copy_file(folder.path() / "epoch_0001.safetensors", folder.path() / kLastCheckpoint);
+  };
+  from_first_epoch();
+  REQUIRE(run(Spoiler({1}), config, images, StartMode::resume) == 0);  // step 7
+  const auto health = lines_of(folder.path() / "health.jsonl");
+  REQUIRE(health.size() == 1);
+  CHECK(health[0].at("kind") == "rolled_back");
+  CHECK(health[0].at("step") == 5);
+  CHECK(health[0].at("evidence").at("from_step") == 11);
+  CHECK(lines_of(folder.path() / "log.jsonl").size() == 18);
+
+  // In the middle of an epoch there is nothing to go back to.
+  REQUIRE(SafetensorsFile::read(folder.path() / kHealthyCheckpoint).metadata("step") == "18");
+  from_first_epoch();
+  config.rollbacks = 0;
+  REQUIRE(run(Spoiler({}, 1, [] { std::raise(SIGTERM); }), config, images, StartMode::resume) == 128 + SIGTERM);
+  config.rollbacks = 1;
+  CHECK(error_of([&] { run(Spoiler({1}), config, images, StartMode::resume); }).starts_with("[train] 1 of the last"));
+}
+
 void check_overflow(Context& context);
 TEST_CASE("Devices whose results come late go back and end where the others do", "[device]") {
   test::every_context(check_overflow);
