@@ -111,6 +111,8 @@ int train_command(const Options& options) {
           run_facts(config, context.device(), compute_type, images.get(), most_knn_pictures(config, images->size()));
       facts.ranks = communicator.size();
       require_memory(config, facts, context, communicator);
+    } else {
+      memory_limits(context, communicator);  // ranks that do not ignore it wait for all
     }
     const auto summary = std::make_shared<RunSummary>();
     summary->json() = {{"output_dir", config.output_dir}, {"images", images->size()}, {"epochs", config.epochs}};

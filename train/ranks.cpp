@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,11 @@ constexpr std::array<std::string_view, 8> kOfTheMachine = {"init",    "data_path
                                                            "threads", "knn_train_path", "knn_test_path", "device"};
 
 /// `key = value` lines of what must be the same.
-std::string common_lines(const TrainConfig& config, DType compute_type, const ImageSource& images) {
-  std::string text;
+std::string common_lines(const TrainConfig& config, DType compute_type, const ImageSource& images, StartMode start) {
+  std::string text = start == StartMode::resume ? "--resume\n" : "a new run\n";
+  // Rank 0 reads the weights for all. Each machine may have them in another folder.
+  const auto init = std::filesystem::path(config.init + "/").lexically_normal().parent_path().filename();
+  text += config.init.empty() ? "no init\n" : fmt::format("init = …/{}\n", init.string());
   for (const auto& [key, value] : config_values(config)) {
     if (std::find(kOfTheMachine.begin(), kOfTheMachine.end(), key) == kOfTheMachine.end())
       text += fmt::format("{} = {}\n", key, value);
@@ -54,10 +58,10 @@ std::uint64_t hash_of(Context& context, const Tensor& tensor, std::vector<float>
 }  // namespace
 
 void require_same_configuration(Communicator& communicator, const TrainConfig& config, DType compute_type,
-                                const ImageSource& images) {
+                                const ImageSource& images, StartMode start) {
   if (communicator.size() == 1) return;
   constexpr std::string_view kName = "configurations";
-  const std::string mine = common_lines(config, compute_type, images);
+  const std::string mine = common_lines(config, compute_type, images, start);
   const std::uint64_t summary[] = {stable_hash(mine), mine.size()};
   const auto summaries = gather<std::uint64_t>(communicator, summary, kName);
   bool same = true;

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "data/image_source.h"
-#include "train/checkpoint.h"
+#include "train/run_folder.h"
 
 #include <array>
 #include <cstdint>
@@ -12,9 +12,10 @@ namespace dino {
 
 /// Throws Error on every rank, naming the first key that differs, its values and the ranks, where the configurations
 /// ask for different runs, or the data sets differ: in the number of pictures, or in their names, classes or order
-/// (fingerprint_of()). Folders and what a machine is told about itself (threads, device) may differ.
+/// (fingerprint_of()); or where some begin and others resume, or the weights that they begin with have other names.
+/// Folders and what a machine is told about itself (threads, device) may differ.
 void require_same_configuration(Communicator& communicator, const TrainConfig& config, DType compute_type,
-                                const ImageSource& images);
+                                const ImageSource& images, StartMode start);
 
 /// Throws Error on every rank, naming the first parameter that differs and the rank, where student, teacher, center or
 /// position are not those of rank 0 to the last bit.

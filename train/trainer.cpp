@@ -504,7 +504,7 @@ class Trainer {
 int train(Context& context, Communicator& communicator, const TrainConfig& config, const ImageSource& images,
           StartMode start, const Evaluator& evaluator, RunObservers observers) {
   check_config(config);
-  require_same_configuration(communicator, config, compute_type_for(config.precision, context.device()), images);
+  require_same_configuration(communicator, config, compute_type_for(config.precision, context.device()), images, start);
   Trainer trainer(context, communicator, config, images, start, evaluator, std::move(observers));
   return trainer.run();
 }

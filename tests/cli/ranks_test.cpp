@@ -259,6 +259,11 @@ TEST_CASE("ranks that do not find rank 0, or are not alike, say so") {
     CHECK(outcome.status == 1);
     CHECK(contains(outcome.errors, "rank 1 has lr = 0.5, rank 0 has lr = 0.02"));
   }
+  // What a rank does with the count of the memory is its own; that it takes part in it is not.
+  const int next_port = free_port();
+  Program careless(scene.train("run", 2) + Words{"--ignore_memory"}, as_rank(1, 2, next_port));
+  run_well(scene.train("run", 2), as_rank(0, 2, next_port));
+  CHECK(careless.wait().status == 0);
   ProgramLimits half;
   half.environment = {"RANK=0"};
   const Outcome torn = run_program(scene.train("run", 2), half);

@@ -372,6 +372,8 @@ TEST_CASE("ranks with different configurations or data do not start, and are tol
       {[](TrainConfig& c) { c.seed = 3; }, "rank 1 has seed = 3, rank 0 has seed = 0"},
       {[](TrainConfig& c) { c.out_dim = 4096; }, "rank 1 has out_dim = 4096, rank 0 has out_dim = 48"},
       {[](TrainConfig& c) { c.precision = "bf16"; }, "rank 1 has precision = \"bf16\""},
+      {[](TrainConfig& c) { c.init = "some/w.safetensors"; }, "rank 1 has init = …/w.safetensors, rank 0 has no init"},
+      {[](TrainConfig& c) { c.init = "a/hf/"; }, "rank 1 has init = …/hf, rank 0 has no init"},
       {{}, "rank 1 has number of pictures = 23, rank 0 has number of pictures = 24", &fewer},
       {{}, "rank 1 has checksum of their names and classes in order = ", &other},
   };
@@ -392,6 +394,12 @@ TEST_CASE("ranks with different configurations or data do not start, and are tol
   }
   // What is a matter of the machine may differ.
   const TemporaryFolder folder;
+  for (const RankOutcome& outcome : train_on(2, [&](int rank) {
+         return RankSetup{.config = config_for(2, 1, folder.path() / "run"),
+                          .images = &images,
+                          .start = rank == 1 ? StartMode::resume : StartMode::fresh};
+       }))
+    CHECK(contains(outcome.error, "rank 1 has --resume, rank 0 has a new run"));
   require_status(train_on(2,
                           [&](int rank) {
                             RankSetup mine{.config = config_for(2, 1, folder.path() / "run"), .images = &images};
@@ -401,6 +409,18 @@ TEST_CASE("ranks with different configurations or data do not start, and are tol
                           }),
                  0);
   CHECK_FALSE(std::filesystem::exists(folder.path() / "elsewhere"));  // only rank 0 writes
+  // The weights of one name, in the folders of two machines; rank 0 reads them for both.
+  const auto from = [&](const std::filesystem::path& first, const std::filesystem::path& second) {
+    return train_on(2, [&, first, second](int rank) {
+      RankSetup mine{.config = config_for(2, 1, folder.path() / "second run"), .images = &images};
+      mine.config.init = (rank == 0 ? first : second).string();
+      return mine;
+    });
+  };
+  const auto weights = folder.path() / "run" / kLastCheckpoint;
+  for (const RankOutcome& outcome : from(weights, folder.path() / "run" / "best.safetensors"))
+    CHECK(contains(outcome.error, "rank 1 has init = …/best.safetensors, rank 0 has init = …/last.safetensors"));
+  require_status(from(weights, std::filesystem::path("elsewhere") / kLastCheckpoint), 0);
 }
 
 TEST_CASE("weights that part on the way are caught with the parameter's name") {
