@@ -411,6 +411,7 @@ void add_dedupe_command(Command app, Run& run) {
   add_feature_options(command, options->features);
   command.add_option("--threshold", options->threshold, "least cosine of two near copies")
       .in_range(0.0, 1.0)
+      .positive()
       .capture_default_str();
   command.add_option("--sheet", options->sheet, "PNG of the largest groups: at most 20, and 8 pictures of each")
       .type_name("FILE");

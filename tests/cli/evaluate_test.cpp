@@ -177,6 +177,9 @@ TEST_CASE("features, search and dedupe work on one file") {
         found[0].at("nearest")[2].at("similarity").get<double>());
   CHECK(std::filesystem::file_size(bench.path("nearest.png")) > 500);
 
+  const Outcome at_zero = run_program({"dedupe", "--features", file, "--threshold", "0"});
+  CHECK(at_zero.status == 2);  // before anything is read
+  CHECK(contains(at_zero.errors, "--threshold: Value 0 is not a positive number"));
   const auto copies = json_of(
       run_program({"dedupe", "--features", file, "--threshold", "1", "--sheet", bench.path("s.png"), "--json"}));
   CHECK(copies.at("copies").get<int>() >= 1);
