@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <exception>
 #include <fstream>
 #include <map>
@@ -113,7 +115,7 @@ void write_file(const fs::path& path, const std::vector<std::byte>& bytes) {
   std::ofstream file(path, std::ios::binary);
   file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   file.close();
-  require(!file.fail(), "scenes", "cannot write {}; is the disk full?", path.string());
+  require(!file.fail(), "scenes", "cannot write {}: {}", path.string(), std::strerror(errno));
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 
 namespace dino {
 namespace {
@@ -115,12 +117,12 @@ void EventFile::picture(std::int64_t step, const EventPicture& picture) {
 
 void EventFile::flush() {
   file_ << std::flush;
-  require(file_.good(), "tensorboard", "cannot write {}", path_.string());
+  require(file_.good(), "tensorboard", "cannot write {}: {}", path_.string(), std::strerror(errno));
 }
 
 void EventFile::append(const std::string& event) {
   file_ << tf_record(event);
-  require(file_.good(), "tensorboard", "cannot write {}", path_.string());
+  require(file_.good(), "tensorboard", "cannot write {}: {}", path_.string(), std::strerror(errno));
 }
 
 }  // namespace dino

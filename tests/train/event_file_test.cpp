@@ -4,8 +4,12 @@
 #include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
 
+#include <sys/resource.h>
+
 #include <bit>
+#include <csignal>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
@@ -199,4 +203,18 @@ TEST_CASE("A folder that cannot be written is an error", "[tensorboard]") {
   const TemporaryFolder folder;
   folder.write("file", "");
   CHECK(!error_of([&] { EventFile file(folder.path() / "file" / "tensorboard", 0); }).empty());
+  EventFile file(folder.path() / "tensorboard", 0);
+  const std::string picture(100'000, 'x');
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit none{std::filesystem::file_size(file.path()), before.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &none);
+  const std::string error = error_of([&] {
+    file.picture(1, {.tag = "x", .height = 1, .width = 1, .bytes = picture});
+    file.flush();
+  });
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  CHECK(error == "[tensorboard] cannot write " + file.path().string() + ": File too large");
 }
