@@ -55,7 +55,9 @@ void add_scenes(Command data, Run& run) {
                           "  dino_cuda data scenes --out data_sets/scenes\n");
   auto options = std::make_shared<SceneCommand>();
   SceneStyle& style = options->style;
-  command.add_option("--out", options->out, "folder to make; it must not exist").required().type_name("DIR");
+  command.add_option("--out", options->out, "folder to make; it must not exist, or be empty")
+      .required()
+      .type_name("DIR");
   command.add_option("--stamps", options->stamps, "folder of the cut-outs").capture_default_str();
   command.add_option("--backgrounds", options->backgrounds, "folder of photographs (JPEG)").capture_default_str();
   command.add_option("--table", options->table,

@@ -80,7 +80,7 @@ const ConfigField kTable[] = {
 
   {kRun, "data_path", &C::data_path, any(), "training images: a folder, with or without class folders or splits, or a text file that lists them"},
   {kRun, "output_dir", &C::output_dir, any(), "checkpoints, log.jsonl and the effective configuration go here"},
-  {kRun, "saveckp_freq", &C::saveckp_freq, at_least(0), "keep the checkpoint of every n-th epoch; 0 = only the last and the best"},
+  {kRun, "saveckp_freq", &C::saveckp_freq, at_least(0), "keep the checkpoint of every n-th epoch; 0 = only the last two and the best"},
   {kRun, "save_minutes", &C::save_minutes, at_least(0), "write last.safetensors after so many minutes within an epoch as well; 0 = only after epochs"},
   {kRun, "seed", &C::seed, at_least(0), "of weights, order, crops and drop path"},
   {kRun, "num_workers", &C::num_workers, between(0, 1024), "threads that decode and augment; 0 = one per core"},
@@ -89,7 +89,7 @@ const ConfigField kTable[] = {
   {kRun, "threads", &C::threads, between(0, 4096), "threads that compute on the CPU; 0 = OMP_NUM_THREADS, else one per core"},
   {kRun, "device", &C::device, any(), "cpu, cuda, cuda:N, or auto = the first GPU where there are a driver and a card, else cpu"},
 
-  {kHealth, "max_skipped_steps", &C::max_skipped_steps, between(0, 100), "steps of any 100 that may be skipped because a loss or gradient is not finite; one more ends the run"},
+  {kHealth, "max_skipped_steps", &C::max_skipped_steps, between(0, 100), "steps of any 100 that may be skipped because a loss or gradient is not finite; one more ends the run, or takes it back (rollbacks)"},
   {kHealth, "rollbacks", &C::rollbacks, between(0, 1000), "how often a run that collapses or skips too much goes back to its last healthy epoch, each time with half the lr; 0 = never"},
   {kHealth, "health_images", &C::health_images, at_least(0), "pictures whose features are watched after each epoch while knn_every = 0; 0 = none"},
 

@@ -260,8 +260,8 @@ std::int64_t count_of(const nlohmann::json& value, std::int64_t least = 0) {
 }  // namespace
 
 std::string Finding::to_string() const {
-  return fmt::format("{}: step {}, epoch {}: {}{}{}", name_of(severity), step, epoch, message,
-                     advice.empty() ? "" : "; try: ", advice);
+  const std::string when = step < 0 ? "before the first step" : fmt::format("step {}, epoch {}", step, epoch);
+  return fmt::format("{}: {}: {}{}{}", name_of(severity), when, message, advice.empty() ? "" : "; try: ", advice);
 }
 
 nlohmann::ordered_json Finding::to_json() const {

@@ -217,10 +217,10 @@ class Trainer {
     const bool fits = p.batch <= batches_per_epoch_ && p.batch % config_.accumulation == 0 &&
                       p.step == p.epoch * steps_per_epoch_ + p.batch / config_.accumulation;
     require(fits && p.epoch <= config_.epochs, "train",
-            "{} is at step {}, in batch {} of epoch {}, which is no place in {} epochs of {} batches; try the pictures "
+            "the run in {} is at step {}, in batch {} of epoch {}, which is no place in {} epochs of {} batches; try "
+            "the pictures "
             "and epochs of the run before, or another --output_dir",
-            (fs::path(config_.output_dir) / kLastCheckpoint).string(), p.step, p.batch, p.epoch, config_.epochs,
-            batches_per_epoch_);
+            config_.output_dir, p.step, p.batch, p.epoch, config_.epochs, batches_per_epoch_);
   }
 
   std::string describe() const {

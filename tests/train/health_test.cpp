@@ -201,6 +201,10 @@ TEST_CASE("Health counts skipped steps, and leaves their numbers out") {
         "as before it");
   CHECK(health.recent_skips() == 1);
   CHECK_FALSE(health.sound());
+  Finding back;  // of a run that went back to its start
+  back.step = -1;
+  back.message = "back";
+  CHECK(back.to_string() == "note: before the first step: back");
 
   // Numbers that are not finite in a step that was none the less done, as of a gradient that is not used.
   Health other(config_of_1024(), kEpoch);
