@@ -110,22 +110,22 @@ Image with_caption(const Image& picture, const std::string& caption) {
 
 Image reduce_to(const Image& picture, int limit_px) {
   require(limit_px >= 1, "drawing", "pictures cannot be reduced to {} pixels", limit_px);
-  int factor = std::max(1, (std::max(picture.height, picture.width) + limit_px - 1) / limit_px);
-  factor = std::max(1, std::min({factor, picture.height, picture.width}));
+  const int factor = std::max(1, (std::max(picture.height, picture.width) + limit_px - 1) / limit_px);
   if (factor == 1) return picture;
+  const int block_height = std::min(factor, picture.height), block_width = std::min(factor, picture.width);
+  const std::int64_t area = std::int64_t{block_height} * block_width;
   Image image;
-  image.resize(picture.height / factor, picture.width / factor);
+  image.resize(picture.height / block_height, picture.width / block_width);
   for (int y = 0; y < image.height; ++y) {
     for (int x = 0; x < image.width; ++x) {
-      int sum[3] = {};
-      for (int v = 0; v < factor; ++v) {
-        for (int u = 0; u < factor; ++u) {
-          const std::uint8_t* p = pixel(picture, y * factor + v, x * factor + u);
+      std::int64_t sum[3] = {};
+      for (int v = 0; v < block_height; ++v) {
+        for (int u = 0; u < block_width; ++u) {
+          const std::uint8_t* p = pixel(picture, y * block_height + v, x * block_width + u);
           for (int c = 0; c < 3; ++c) sum[c] += p[c];
         }
       }
-      for (int c = 0; c < 3; ++c)
-        pixel(image, y, x)[c] = static_cast<std::uint8_t>((sum[c] + factor * factor / 2) / (factor * factor));
+      for (int c = 0; c < 3; ++c) pixel(image, y, x)[c] = static_cast<std::uint8_t>((sum[c] + area / 2) / area);
     }
   }
   return image;

@@ -27,7 +27,7 @@ Image outline(const Image& picture, std::span<const float> mask, int columns, in
 Image with_caption(const Image& picture, const std::string& caption);
 
 /// The picture reduced by the smallest whole number so that no side exceeds `limit_px`: means of square blocks, the
-/// remainder at the bottom and on the right cut off.
+/// remainder at the bottom and on the right cut off. A side that is shorter than a block becomes one pixel.
 Image reduce_to(const Image& picture, int limit_px);
 
 /// Pictures of one size side by side, `columns` in a row, with a margin around each.

@@ -154,6 +154,29 @@ TEST_CASE("drawing enlarges, blends, darkens, reduces and lays out") {
   CHECK(sheet.rgb[3 * (15 * 5 + 8)] == 1);
 }
 
+TEST_CASE("pictures that are far longer than wide are reduced to the limit all the same") {
+  for (const bool tall : {false, true}) {
+    const int length = 403, breadth = 2, limit = 20;  // blocks of 21, of which 19 fit, 4 pixels being left
+    Image picture;
+    picture.resize(tall ? length : breadth, tall ? breadth : length);
+    for (std::size_t i = 0; i < picture.rgb.size(); ++i)
+      picture.rgb[i] = static_cast<std::uint8_t>((i * 7 + i / 11) % 251);
+    const Image reduced = reduce_to(picture, limit);
+    CHECK(reduced.height == (tall ? 19 : 1));
+    CHECK(reduced.width == (tall ? 1 : 19));
+    for (int block = 0; block < 19; ++block) {
+      double sum = 0;
+      for (int along = 21 * block; along < 21 * (block + 1); ++along) {
+        for (int across = 0; across < breadth; ++across) {
+          const int y = tall ? along : across, x = tall ? across : along;
+          sum += picture.rgb[static_cast<std::size_t>(3 * (y * picture.width + x))];
+        }
+      }
+      CHECK(std::abs(reduced.rgb[static_cast<std::size_t>(3 * block)] - sum / (21 * breadth)) <= 0.5);
+    }
+  }
+}
+
 TEST_CASE("attention pictures are written for the heads that are asked for") {
   CHECK(select_heads("all", 2) == std::vector<int>{0, 1, -1});
   CHECK(select_heads("mean", 2) == std::vector<int>{-1});
