@@ -106,19 +106,22 @@ double error_of_norms(Networks& n, const TrainingRecording& recording, int step)
   const ConstArray recorded = recording.file[fmt::format("step{}.grad_norms", step)];
   const HostCopyOf norms = n.copy(n.networks.gradient_norms());
   const auto& infos = n.networks.layout().infos();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   std::int64_t i = 0;
   double error = 0;
   for (const std::string& name : recording.parameter_order()) {
     const auto at = std::find_if(infos.begin(), infos.end(),
                                  [&](const ParameterInfo& info) { return info.name == name && info.trainable; });
     if (at == infos.end()) continue;
+    if (i == recorded.size()) return kInfinity;
     const double expected = load_double(recorded, i++);
-    const double ours = load_double(norms, at - infos.begin());
+    const double difference = std::abs(load_double(norms, at - infos.begin()) - expected);
+    // std::max would take a zero for what is not a number.
+    if (!std::isfinite(difference)) return kInfinity;
     // Norms that are zero are left with rounding.
-    const double off = std::max(0.0, std::abs(ours - expected) - 1e-7) / std::max(expected, 1e-30);
-    if (!(off <= error)) error = off;
+    error = std::max(error, std::max(0.0, difference - 1e-7) / std::max(expected, 1e-30));
   }
-  return i == recorded.size() ? error : std::numeric_limits<double>::infinity();
+  return i == recorded.size() ? error : kInfinity;
 }
 
 void check_run(Context& context, const TrainingRecording& recording, SelfChecks& checks) {

@@ -64,8 +64,8 @@ class FaultyStream final : public Stream {
   std::unique_ptr<Stream> sound_;
 };
 
-/// The built-in recording with one tensor multiplied by 1.03.
-TrainingRecording spoiled(const std::string& name) {
+/// The built-in recording with one tensor, or one element of it, multiplied by `factor`.
+TrainingRecording spoiled(const std::string& name, double factor = 1.03, std::int64_t element = -1) {
   const SafetensorsFile file = SafetensorsFile::read(golden_dir() / "train_adamw.safetensors");
   std::vector<NamedArray> arrays;
   std::vector<float> values;
@@ -75,7 +75,8 @@ TrainingRecording spoiled(const std::string& name) {
       arrays.push_back({other, array});
       continue;
     }
-    for (std::int64_t i = 0; i < array.size(); ++i) values.push_back(static_cast<float>(1.03 * load_double(array, i)));
+    for (std::int64_t i = 0; i < array.size(); ++i)
+      values.push_back(static_cast<float>((element < 0 || element == i ? factor : 1) * load_double(array, i)));
     arrays.push_back({other, ConstArray(values.data(), array.shape())});
   }
   REQUIRE_FALSE(values.empty());
@@ -150,6 +151,17 @@ TEST_CASE("self test: a fault of 3 % in one tensor is found where it is, and now
   CHECK(failures_of("final.teacher.head.mlp.2.weight") == Names{"teacher (EMA) at the end fp32"});
   CHECK(failures_of("losses") == Names{"losses of 6 steps bf16", "losses of 6 steps fp32"});
   CHECK(failures_of("lr").empty());  // is computed, not read
+}
+
+TEST_CASE("self test: one norm that is not a number, recorded or computed, fails the norms") {
+  const auto context = make_cpu_context();
+  const double nan = std::nan("");
+  const auto failures_of = [&](const TrainingRecording& recording) {
+    return failures(check_training(*context, recording));
+  };
+  CHECK(failures_of(spoiled("step2.grad_norms", nan, 0)) == std::set<std::string>{"gradient norms fp32"});
+  // Whatever is computed from such a weight is none either.
+  CHECK(failures_of(spoiled("initial.student.backbone.blocks.0.norm1.weight", nan, 0)).contains("gradient norms fp32"));
 }
 
 TEST_CASE("self test: what is not a number, of another size or not there fails") {
