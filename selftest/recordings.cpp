@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 #include <sstream>
 
 namespace dino {
@@ -23,11 +24,38 @@ double number_of(const std::string& text, const std::string& key) {
   return value;
 }
 
+int whole_number_of(const std::string& text, const std::string& key) {
+  constexpr double kLargest = 1e6;
+  const double value = number_of(text, key);
+  require(value >= 0 && value <= kLargest && value == std::floor(value), "recording",
+          "metadata {} is no count; got {}, expected a whole number up to {}", key, text, kLargest);
+  return static_cast<int>(value);
+}
+
+/// What is compared element by element must have as many.
+void check_sizes(const SafetensorsFile& file, int steps) {
+  const std::int64_t losses = file["losses"].size();
+  require(losses == steps, "recording", "got {} losses, expected one for each of {} steps", losses, steps);
+  constexpr std::string_view kInitial = "initial.student.";
+  for (const std::string& name : file.names()) {
+    if (!name.starts_with(kInitial)) continue;
+    for (const char* final : {"final.student.", "final.teacher."}) {
+      const std::string other = final + name.substr(kInitial.size());
+      require(file[other].shape() == file[name].shape(), "recording", "{} has another shape; got {}, expected {}",
+              other, file[other].shape().to_string(), file[name].shape().to_string());
+    }
+  }
+}
+
 }  // namespace
+
+int whole_number(const SafetensorsFile& file, const std::string& key) {
+  return whole_number_of(file.metadata(key), key);
+}
 
 TrainingRecording::TrainingRecording(SafetensorsFile recorded) : file(std::move(recorded)) {
   const auto number = [&](const std::string& key) { return number_of(file.metadata(key), key); };
-  const auto integer = [&](const std::string& key) { return static_cast<int>(number(key)); };
+  const auto integer = [&](const std::string& key) { return whole_number(file, key); };
   config.embed_dim = integer("embed");
   config.depth = integer("depth");
   config.num_heads = integer("heads");
@@ -37,11 +65,11 @@ TrainingRecording::TrainingRecording(SafetensorsFile recorded) : file(std::move(
   config.out_dim = integer("out_dim");
   config.head_hidden_dim = integer("hidden");
   config.head_bottleneck_dim = integer("bottleneck");
-  config.head_layers = static_cast<int>(number_of(text_of(file, "nlayers", "3"), "nlayers"));
+  config.head_layers = whole_number_of(text_of(file, "nlayers", "3"), "nlayers");
   config.use_bn_in_head = text_of(file, "use_bn", "False") == "True";
   config.norm_last_layer = text_of(file, "norm_last_layer", "True") == "True";
   config.batch_size_per_gpu = integer("batch");
-  config.local_crops_number = static_cast<int>(number_of(text_of(file, "local", "0"), "local"));
+  config.local_crops_number = whole_number_of(text_of(file, "local", "0"), "local");
   config.epochs = integer("epochs");
   config.lr = number("lr");
   config.min_lr = number("min_lr");
@@ -58,6 +86,8 @@ TrainingRecording::TrainingRecording(SafetensorsFile recorded) : file(std::move(
   config.student_temp = number("student_temp");
   config.center_momentum = number("center_momentum");
   steps_per_epoch_ = integer("iters");
+  require(steps() >= 1, "recording", "got a run of {} steps, expected one or more", steps());
+  check_sizes(file, steps());
   schedules_ = make_schedules(config, steps_per_epoch_, config.batch_size_per_gpu);
 }
 

@@ -35,6 +35,9 @@ class TrainingRecording {
   Schedules schedules_;
 };
 
+/// The whole number that a file's metadata has under this key. Throws Error where there is none, from 0 to a million.
+int whole_number(const SafetensorsFile& file, const std::string& key);
+
 /// What the program carries with it to test itself by.
 struct Recordings {
   TrainingRecording training;

@@ -185,8 +185,6 @@ void check_bf16_run(Context& context, const TrainingRecording& recording, SelfCh
   checks.push_back(std::move(check));
 }
 
-int whole_number(const SafetensorsFile& file, const std::string& key) { return std::stoi(file.metadata(key)); }
-
 }  // namespace
 
 SelfChecks check_forward(Context& context, const Recordings& recordings) {

@@ -1,6 +1,7 @@
 #include "selftest/self_test.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/errors.h"
 #include "tests/support/every_context.h"
 #include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
@@ -162,6 +163,45 @@ TEST_CASE("self test: one norm that is not a number, recorded or computed, fails
   CHECK(failures_of(spoiled("step2.grad_norms", nan, 0)) == std::set<std::string>{"gradient norms fp32"});
   // Whatever is computed from such a weight is none either.
   CHECK(failures_of(spoiled("initial.student.backbone.blocks.0.norm1.weight", nan, 0)).contains("gradient norms fp32"));
+}
+
+TEST_CASE("self test: recordings whose tensors or numbers do not go together are refused") {
+  const SafetensorsFile file = SafetensorsFile::read(golden_dir() / "train_adamw.safetensors");
+  const TemporaryFolder folder;
+  /// The recording with the first row only of one tensor, or with another number.
+  const auto message = [&](const std::string& cut, const std::string& key = "", const std::string& value = "") {
+    std::vector<NamedArray> arrays;
+    for (const std::string& name : file.names()) {
+      const ConstArray array = file[name];
+      const auto extents = array.shape().extents();
+      std::vector<std::int64_t> first(extents.begin(), extents.end());
+      if (name == cut) first.back() = 1;
+      arrays.push_back({name, ConstArray(array.data(), array.dtype(), Shape(std::span<const std::int64_t>(first)))});
+    }
+    std::map<std::string, std::string> metadata = file.metadata();
+    if (!key.empty()) metadata[key] = value;
+    const auto path = folder.path() / "changed.safetensors";
+    write_safetensors(path, arrays, metadata);
+    return error_of([&] { const TrainingRecording recording(SafetensorsFile::read(path)); });
+  };
+  CHECK(message("").empty());
+  CHECK(contains(message("losses"), "got 1 losses, expected one for each of 6 steps"));
+  CHECK(contains(message("final.teacher.head.mlp.2.weight"), "final.teacher.head.mlp.2.weight has another shape"));
+  CHECK(contains(message("final.student.backbone.norm.bias"), "final.student.backbone.norm.bias has another shape"));
+  CHECK(contains(message("", "iters", "0"), "a run of 0 steps"));
+  for (const char* value : {"nan", "inf", "-3", "2.5", "1e9"})
+    CHECK(contains(message("", "batch", value), "metadata batch is no count"));
+  CHECK(contains(message("", "depth", "two"), "metadata depth is no number"));
+
+  Recordings recordings = read_recordings(golden_dir());
+  std::vector<NamedArray> arrays;
+  for (const std::string& name : recordings.backbone.names()) arrays.push_back({name, recordings.backbone[name]});
+  std::map<std::string, std::string> metadata = recordings.backbone.metadata();
+  metadata["depth"] = "two";
+  write_safetensors(folder.path() / "backbone.safetensors", arrays, metadata);
+  recordings.backbone = SafetensorsFile::read(folder.path() / "backbone.safetensors");
+  const auto context = make_cpu_context();
+  CHECK(contains(error_of([&] { check_forward(*context, recordings); }), "metadata depth is no number"));
 }
 
 TEST_CASE("self test: what is not a number, of another size or not there fails") {
