@@ -24,7 +24,14 @@ constexpr StorageType kStorageTypes[] = {{"torch FloatStorage", DType::float32, 
                                          {"torch CharStorage", {}, 1},
                                          {"torch ShortStorage", {}, 2},
                                          {"torch ComplexFloatStorage", {}, 8},
-                                         {"torch ComplexDoubleStorage", {}, 16}};
+                                         {"torch ComplexDoubleStorage", {}, 16},
+                                         {"torch QInt8Storage", {}, 1},
+                                         {"torch QUInt8Storage", {}, 1},
+                                         {"torch QInt32Storage", {}, 4},
+                                         {"torch QUInt4x2Storage", {}, 1},
+                                         {"torch QUInt2x4Storage", {}, 1},
+                                         // Of all types that came later, as bytes.
+                                         {"torch.storage UntypedStorage", {}, 1}};
 
 // A pickle may use one dictionary or text in a million places; what it makes of a few bytes is bounded by these.
 constexpr std::size_t kMaxEntries = std::size_t{1} << 20;

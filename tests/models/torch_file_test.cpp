@@ -39,7 +39,8 @@ std::string pickled(const std::string& value) { return op(0x80) + op(2) + value 
 std::span<const std::byte> bytes_of(const std::string& s) { return std::as_bytes(std::span(s.data(), s.size())); }
 
 std::string storage_id(const std::string& type, const std::string& key, std::int64_t elements) {
-  return tuple(text("storage") + global("torch\n" + type) + text(key) + text("cpu") + integer(elements)) + "Q";
+  const std::string module = type == "UntypedStorage" ? "torch.storage" : "torch";
+  return tuple(text("storage") + global(module + "\n" + type) + text(key) + text("cpu") + integer(elements)) + "Q";
 }
 
 std::string tensor(const std::string& type, const std::string& key, std::int64_t elements, std::int64_t offset,
@@ -242,6 +243,29 @@ TEST_CASE("torch tensors of every type and layout are read") {
   });
 }
 
+TEST_CASE("torch tensors of types that no network has are passed over") {
+  const TemporaryFolder folder;
+  std::string entries = text("weight") + tensor("FloatStorage", "w", 2, 0, {2}, {1});
+  // What torch.save writes of float8, uint16, … since PyTorch 2.1.
+  entries +=
+      text("scale") + call(global("torch._utils\n_rebuild_tensor_v3"),
+                           storage_id("UntypedStorage", "u", 6) + integer(0) + tuple(integer(3)) + tuple(integer(1)) +
+                               op(0x89) + call(global("collections\nOrderedDict"), "") + global("torch\nuint16"));
+  std::vector<Storage> storages{{"w", 2, packed<float>({3, 4})}, {"u", 6, "abcdef"}};
+  const std::vector<std::pair<std::string, std::size_t>> quantized{
+      {"QInt8Storage", 1}, {"QUInt8Storage", 1}, {"QInt32Storage", 4}, {"QUInt4x2Storage", 1}, {"QUInt2x4Storage", 1}};
+  for (const auto& [type, bytes] : quantized) {
+    entries += text(type) + call(global("torch._utils\n_rebuild_qtensor"), storage_id(type, type, 3));
+    storages.push_back({type, 3, std::string(3 * bytes, 'q')});
+  }
+  storages.push_back({"x", 1, packed<float>({5})});
+  entries += text("last") + tensor("FloatStorage", "x", 1, 0, {1}, {1});
+  const auto source = open_torch_legacy(write_file(folder.path() / "file.pth", legacy_file(dict(entries), storages)));
+  CHECK(source->tensors().size() == 2);
+  CHECK(read_named(*source, "weight") == std::vector<float>{3, 4});
+  CHECK(read_named(*source, "last") == std::vector<float>{5});
+}
+
 TEST_CASE("torch tensors that reach beyond their storage are refused") {
   const TemporaryFolder folder;
   const auto path = folder.path() / "file.pth";
@@ -275,7 +299,7 @@ TEST_CASE("torch tensors that reach beyond their storage are refused") {
   CHECK(contains(message(tensor("FloatStorage", "0", 8, 0, {1}, {1}), {"0", 8, "abc"}), "truncated"));
   CHECK(
       contains(message(tensor("FloatStorage", "0", 8, 0, {1}, {1}), {"1", 8, storage.bytes}), "belongs to no tensor"));
-  CHECK(contains(message(tensor("QInt8Storage", "0", 8, 0, {1}, {1}), storage), "unknown type"));
+  CHECK(contains(message(tensor("TextStorage", "0", 8, 0, {1}, {1}), storage), "unknown type"));
 }
 
 TEST_CASE("torch zips whose entries are compressed, or larger than the file, are refused before memory is taken") {
