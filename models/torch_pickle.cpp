@@ -143,17 +143,26 @@ void TorchSource::interpret_entry(const Pickle& pickle, const std::string& name,
 }
 
 void TorchSource::add_tensor(const Pickle& pickle, const std::string& name, const PickleValue& object) {
-  const PickleValue* tensor = &object;
-  if (is_global(pickle, tensor->callable, "torch._utils _rebuild_parameter")) {
-    const PickleValue& arguments = pickle[tensor->arguments];
-    if (arguments.items.empty() || pickle[arguments.items[0]].kind != PickleValue::Kind::object) return;
-    tensor = &pickle[arguments.items[0]];
+  PickleValue::Id callable = object.callable, arguments_id = object.arguments;
+  // Parameters, tensors with attributes and subclasses stand around the tensor that they are.
+  constexpr int kMostWrappings = 4;
+  for (int i = 0; i < kMostWrappings; ++i) {
+    const std::vector<PickleValue::Id>& items = pickle[arguments_id].items;
+    const bool parameter = is_global(pickle, callable, "torch._utils _rebuild_parameter") ||
+                           is_global(pickle, callable, "torch._utils _rebuild_parameter_with_state");
+    if (parameter && !items.empty() && pickle[items[0]].kind == PickleValue::Kind::object) {
+      callable = pickle[items[0]].callable;
+      arguments_id = pickle[items[0]].arguments;
+    } else if (is_global(pickle, callable, "torch._tensor _rebuild_from_type_v2") && items.size() >= 3) {
+      callable = items[0];  // function, type, arguments, attributes
+      arguments_id = items[2];
+    }
   }
-  if (!is_global(pickle, tensor->callable, "torch._utils _rebuild_tensor_v2") &&
-      !is_global(pickle, tensor->callable, "torch._utils _rebuild_tensor")) {
+  if (!is_global(pickle, callable, "torch._utils _rebuild_tensor_v2") &&
+      !is_global(pickle, callable, "torch._utils _rebuild_tensor")) {
     return;  // some other object, of no interest here
   }
-  const PickleValue& arguments = pickle[tensor->arguments];
+  const PickleValue& arguments = pickle[arguments_id];
   require(arguments.kind == PickleValue::Kind::tuple && arguments.items.size() >= 4 &&
               pickle[arguments.items[0]].kind == PickleValue::Kind::persistent,
           kWhere, "{}: tensor {} is malformed", path_.string(), name);

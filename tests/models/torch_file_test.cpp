@@ -243,6 +243,31 @@ TEST_CASE("torch tensors of every type and layout are read") {
   });
 }
 
+TEST_CASE("torch parameters and tensors with attributes are read") {
+  const TemporaryFolder folder;
+  const std::string attributes = dict(text("no_weight_decay") + op(0x88));
+  const std::string hooks = call(global("collections\nOrderedDict"), "");
+  const auto plain = [](std::int64_t offset) { return tensor("FloatStorage", "f", 4, offset, {2}, {1}); };
+  const std::string with_state =
+      call(global("torch._utils\n_rebuild_parameter_with_state"), plain(0) + op(0x88) + hooks + attributes);
+  // A plain tensor's arguments, made by a function that is named beside them.
+  const std::string arguments =
+      tuple(storage_id("FloatStorage", "f", 4) + integer(1) + tuple(integer(2)) + tuple(integer(1)) + op(0x89) + hooks);
+  const auto from_type = [&](const std::string& type) {
+    return call(global("torch._tensor\n_rebuild_from_type_v2"),
+                global("torch._utils\n_rebuild_tensor_v2") + global(type) + arguments + attributes);
+  };
+  const std::string both = call(global("torch._utils\n_rebuild_parameter"), from_type("my\nTensor") + op(0x88) + hooks);
+  const auto source = open_torch_legacy(write_file(
+      folder.path() / "file.pth",
+      legacy_file(dict(text("state") + with_state + text("type") + from_type("torch\nTensor") + text("both") + both),
+                  {{"f", 4, packed<float>({1, 2, 3, 4})}})));
+  REQUIRE(source->tensors().size() == 3);
+  CHECK(read_named(*source, "state") == std::vector<float>{1, 2});
+  CHECK(read_named(*source, "type") == std::vector<float>{2, 3});
+  CHECK(read_named(*source, "both") == std::vector<float>{2, 3});
+}
+
 TEST_CASE("torch tensors of types that no network has are passed over") {
   const TemporaryFolder folder;
   std::string entries = text("weight") + tensor("FloatStorage", "w", 2, 0, {2}, {1});
