@@ -36,6 +36,8 @@ constexpr StorageType kStorageTypes[] = {{"torch FloatStorage", DType::float32, 
 // A pickle may use one dictionary or text in a million places; what it makes of a few bytes is bounded by these.
 constexpr std::size_t kMaxEntries = std::size_t{1} << 20;
 constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;
+// What Tensor.expand() made of fewer numbers may have so many; a few bytes could claim any number.
+constexpr std::uint64_t kMaxRepeated = std::uint64_t{1} << 20;
 
 bool is_global(const Pickle& pickle, PickleValue::Id id, std::string_view name) {
   return pickle[id].kind == PickleValue::Kind::global && pickle[id].text == name;
@@ -182,6 +184,11 @@ void TorchSource::add_tensor(const Pickle& pickle, const std::string& name, cons
           path_.string(), name, view.extents.size(), view.strides.size());
   if (std::find(view.extents.begin(), view.extents.end(), 0U) != view.extents.end()) return;  // nothing to read
   require(lies_inside(view, info.elements), kWhere, "{}: tensor {} reaches beyond its storage", path_.string(), name);
+  require(
+      is_bounded(view, std::max(info.elements, kMaxRepeated)), kWhere,
+      "{}: tensor {} repeats the numbers of its storage; got {} stored ones, expected at most {} in all; try saving it "
+      "contiguous",
+      path_.string(), name, info.elements, kMaxRepeated);
   const std::vector<std::int64_t> extents(view.extents.begin(), view.extents.end());
   tensors_.push_back({name, Shape(std::span(extents)), *info.dtype});
   views_.push_back(std::move(view));
@@ -222,17 +229,24 @@ std::vector<std::uint64_t> TorchSource::sizes(const Pickle& pickle, const std::v
   return values;
 }
 
-/// Whether every element, and no more elements than the storage has, lies in the storage.
+/// Whether every element lies in the storage.
 bool TorchSource::lies_inside(const View& view, std::uint64_t elements) {
   std::uint64_t last = view.offset;
-  std::uint64_t count = 1;
   if (last >= elements) return false;
   for (std::size_t i = 0; i < view.extents.size(); ++i) {
     const std::uint64_t steps = view.extents[i] - 1;
     if (steps > 0 && view.strides[i] > (elements - 1 - last) / steps) return false;
     last += steps * view.strides[i];
-    if (view.extents[i] > elements / count) return false;
-    count *= view.extents[i];
+  }
+  return true;
+}
+
+/// Whether there are at most `limit` elements, some of which may lie in one place.
+bool TorchSource::is_bounded(const View& view, std::uint64_t limit) {
+  std::uint64_t count = 1;
+  for (const std::uint64_t extent : view.extents) {
+    if (extent > limit / count) return false;
+    count *= extent;
   }
   return true;
 }

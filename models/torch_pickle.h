@@ -51,6 +51,7 @@ class TorchSource : public TensorSource {
   std::vector<std::uint64_t> sizes(const Pickle& pickle, const std::vector<PickleValue::Id>& ids,
                                    const std::string& name) const;
   static bool lies_inside(const View& view, std::uint64_t elements);
+  static bool is_bounded(const View& view, std::uint64_t limit);
   void copy_strided(const View& view, DType dtype, std::span<float> to) const;
 
   std::vector<View> views_;       // of tensors_

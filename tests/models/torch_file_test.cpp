@@ -196,6 +196,7 @@ TEST_CASE("torch tensors of every type and layout are read") {
   entries += text("window") + tensor("FloatStorage", "f", 8, 5, {3}, {1});
   entries += text("transposed") + tensor("FloatStorage", "f", 8, 0, {4, 2}, {1, 4});
   entries += text("column") + tensor("FloatStorage", "f", 8, 1, {2, 1}, {4, 99});
+  entries += text("repeated") + tensor("FloatStorage", "f", 8, 6, {2, 3, 2}, {0, 0, 1});
   entries += text("scalar") + tensor("FloatStorage", "f", 8, 3, {}, {});
   entries += text("empty") + tensor("FloatStorage", "f", 8, 0, {0, 4}, {4, 1});
   entries += text("half") + tensor("HalfStorage", "h", 6, 0, {6}, {1});
@@ -224,6 +225,7 @@ TEST_CASE("torch tensors of every type and layout are read") {
   CHECK(values("window") == Values{5, 6, 7});
   CHECK(values("transposed") == Values{0, 4, 1, 5, 2, 6, 3, 7});
   CHECK(values("column") == Values{1, 5});
+  CHECK(values("repeated") == Values{6, 7, 6, 7, 6, 7, 6, 7, 6, 7, 6, 7});
   CHECK(values("scalar") == Values{3});
   CHECK(values("half") == Values{1, -2, 0x1p-24F, infinity, -0.0F, 0.333251953125F});
   CHECK(std::signbit(values("half")[4]));
@@ -231,7 +233,7 @@ TEST_CASE("torch tensors of every type and layout are read") {
   CHECK(values("double") == Values{0.5});
   CHECK(values("long") == Values{-3, 4});
   CHECK(values("parameter") == matrix);
-  CHECK(source->tensors().size() == 10);  // neither the empty nor the Boolean one
+  CHECK(source->tensors().size() == 11);  // neither the empty nor the Boolean one
   CHECK(source->metadata().at("number") == "12");
   CHECK(source->metadata().at("name") == "vit_small");
   CHECK(source->metadata().at("rate") == "0.5");
@@ -312,8 +314,10 @@ TEST_CASE("torch tensors that reach beyond their storage are refused") {
   CHECK(contains(with(1, {8}, {1}), "beyond its storage"));
   CHECK(contains(with(8, {1}, {1}), "beyond its storage"));
   CHECK(contains(with(0, {2, 2}, {7, 1 << 30}), "beyond its storage"));
-  CHECK(contains(with(0, {9}, {0}), "beyond its storage"));
-  CHECK(contains(with(0, {huge, huge}, {0, 0}), "beyond its storage"));
+  CHECK(contains(with(0, {9}, {1}), "beyond its storage"));
+  CHECK(with(7, {1 << 20}, {0}).empty());
+  CHECK(contains(with(0, {(1 << 20) + 1}, {0}), "repeats the numbers"));
+  CHECK(contains(with(0, {huge, huge}, {0, 0}), "repeats the numbers"));
   CHECK(contains(with(0, {3}, {huge}), "beyond its storage"));
   CHECK(contains(with(huge, {1}, {1}), "beyond its storage"));
   CHECK(contains(with(-1, {1}, {1}), "natural number"));
