@@ -33,6 +33,15 @@ constexpr Renaming kHuggingFaceLayer[] = {{"layernorm_before.", "norm1."},
                                           {"attention.output.dense.", "attn.proj."},
                                           {"intermediate.dense.", "mlp.fc1."},
                                           {"output.dense.", "mlp.fc2."}};
+// In the memory of transformers 5, which still writes the others unless it is told not to; behind `layers.`.
+constexpr Renaming kHuggingFace5Layer[] = {{"layernorm_before.", "norm1."},
+                                           {"layernorm_after.", "norm2."},
+                                           {"attention.q_proj.", "attn.qkv.", 0, 3},
+                                           {"attention.k_proj.", "attn.qkv.", 1, 3},
+                                           {"attention.v_proj.", "attn.qkv.", 2, 3},
+                                           {"attention.o_proj.", "attn.proj."},
+                                           {"mlp.fc1.", "mlp.fc1."},
+                                           {"mlp.fc2.", "mlp.fc2."}};
 
 template <std::size_t N>
 bool rename(const Renaming (&table)[N], std::string_view name, const std::string& prefix, WeightName& result) {
@@ -62,14 +71,17 @@ WeightName canonical_weight_name(std::string_view name) {
   std::string_view inner = name;
   remove_prefix(inner, "vit.");
   if (rename(kHuggingFace, inner, "backbone.", result)) return result;
-  if (remove_prefix(inner, "encoder.layer.")) {
+  const bool version_5 = remove_prefix(inner, "layers.");
+  if (version_5 || remove_prefix(inner, "encoder.layer.")) {
     const std::size_t dot = inner.find('.');
     const std::string_view layer = inner.substr(0, dot);
     const bool numbered = dot != std::string_view::npos && !layer.empty() &&
                           std::all_of(layer.begin(), layer.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
-    if (numbered &&
-        rename(kHuggingFaceLayer, inner.substr(dot + 1), "backbone.blocks." + std::string(layer) + ".", result)) {
-      return result;
+    if (numbered) {
+      const std::string block = "backbone.blocks." + std::string(layer) + ".";
+      const std::string_view rest = inner.substr(dot + 1);
+      if (version_5 ? rename(kHuggingFace5Layer, rest, block, result) : rename(kHuggingFaceLayer, rest, block, result))
+        return result;
     }
   }
   return {"backbone." + std::string(name)};

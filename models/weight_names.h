@@ -14,7 +14,8 @@ struct WeightName {
   std::size_t part_count = 1;  // 3 for Hugging Face's query, key, value
 };
 
-/// Accepts official, timm and Hugging Face names, behind any of the prefixes that trainers leave.
+/// Accepts official, timm and Hugging Face names (of transformers 4 and 5), behind any of the prefixes that trainers
+/// leave.
 WeightName canonical_weight_name(std::string_view name);
 
 /// The other way: what a `backbone.…` tensor is called in Hugging Face's ViTModel. Three names, of its thirds along the

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <tuple>
 
 using namespace dino;
 using namespace dino::test;
@@ -90,21 +91,30 @@ TEST_CASE("golden full checkpoints hold student and teacher, alike in the zip an
 TEST_CASE("golden backbone reads from Hugging Face names") {
   const SafetensorsFile golden = SafetensorsFile::read(golden_dir() / "backbone.safetensors");
   const TemporaryFolder folder;
-  for (const std::string prefix : {"", "vit."}) {
+  using Names = std::vector<std::pair<std::string, std::string>>;
+  const Names outside{{"cls_token", "embeddings.cls_token"},
+                      {"pos_embed", "embeddings.position_embeddings"},
+                      {"patch_embed.proj", "embeddings.patch_embeddings.projection"},
+                      {"norm1", "layernorm_before"},
+                      {"norm2", "layernorm_after"}};
+  // What transformers writes, and what version 5 calls the same in memory.
+  const Names written{{"blocks.", "encoder.layer."},
+                      {"attn.proj", "attention.output.dense"},
+                      {"mlp.fc1", "intermediate.dense"},
+                      {"mlp.fc2", "output.dense"}};
+  const Names version_5{{"blocks.", "layers."}, {"attn.proj", "attention.o_proj"}};
+  const std::vector<std::string> written_parts{"attention.attention.query", "attention.attention.key",
+                                               "attention.attention.value"};
+  const std::vector<std::string> version_5_parts{"attention.q_proj", "attention.k_proj", "attention.v_proj"};
+  for (const auto& [prefix, inside, parts] : {std::tuple{"", written, written_parts},
+                                              {"vit.", written, written_parts},
+                                              {"", version_5, version_5_parts},
+                                              {"vit.", version_5, version_5_parts}}) {
     std::vector<NamedArray> arrays;
     for (const std::string& name : golden.names()) {
       std::string other = name;
-      for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{
-               {"cls_token", "embeddings.cls_token"},
-               {"pos_embed", "embeddings.position_embeddings"},
-               {"patch_embed.proj", "embeddings.patch_embeddings.projection"},
-               {"blocks.", "encoder.layer."},
-               {"norm1", "layernorm_before"},
-               {"norm2", "layernorm_after"},
-               {"attn.proj", "attention.output.dense"},
-               {"mlp.fc1", "intermediate.dense"},
-               {"mlp.fc2", "output.dense"}}) {
-        replace(other, from, to);
+      for (const Names& names : {outside, inside}) {
+        for (const auto& [from, to] : names) replace(other, from, to);
       }
       if (name.starts_with("norm.")) other = "layernorm" + name.substr(4);
       if (!contains(name, "attn.qkv")) {
@@ -115,11 +125,11 @@ TEST_CASE("golden backbone reads from Hugging Face names") {
       std::vector<std::int64_t> extents(all.shape().extents().begin(), all.shape().extents().end());
       extents[0] /= 3;
       const Shape shape{std::span<const std::int64_t>(extents)};
-      const char* parts[] = {"query", "key", "value"};
-      for (int i = 0; i < 3; ++i) {
+      for (std::size_t i = 0; i < 3; ++i) {
         std::string part = other;
-        replace(part, "attn.qkv", std::string("attention.attention.") + parts[i]);
-        arrays.push_back({prefix + part, ConstArray(all.as<float>() + i * shape.size(), shape)});
+        replace(part, "attn.qkv", parts[i]);
+        arrays.push_back(
+            {prefix + part, ConstArray(all.as<float>() + static_cast<std::int64_t>(i) * shape.size(), shape)});
       }
     }
     write_safetensors(folder.path() / "hf.safetensors", arrays);
@@ -127,8 +137,8 @@ TEST_CASE("golden backbone reads from Hugging Face names") {
     CHECK(file.names().size() == golden.names().size());
     for (const std::string& name : golden.names()) check_same(file, "backbone." + name, golden[name], 0.0);
 
-    arrays.erase(
-        std::find_if(arrays.begin(), arrays.end(), [](const NamedArray& a) { return contains(a.name, "key.weight"); }));
+    arrays.erase(std::find_if(arrays.begin(), arrays.end(),
+                              [&](const NamedArray& a) { return contains(a.name, parts[1] + ".weight"); }));
     write_safetensors(folder.path() / "part.safetensors", arrays);
     CHECK(contains(error_of([&] { read_weights(folder.path() / "part.safetensors"); }),
                    "only a part of backbone.blocks.0.attn.qkv.weight"));
