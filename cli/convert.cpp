@@ -107,8 +107,6 @@ int convert_command(const Options& options) {
   const WeightsForm form = weights_form(options.form);
   const std::vector<fs::path> paths = export_paths(options.out, form);
   for (const fs::path& path : paths) {
-    // A folder's weights have the same name in both.
-    if (options.force) require_not_read("convert", path, {options.in, fs::path(options.in) / path.filename()});
     require(options.force || !fs::exists(path), "convert", "{} exists already; try --force to replace it",
             path.string());
   }
@@ -120,6 +118,9 @@ int convert_command(const Options& options) {
       read_weights(options.in, {.network = options.which == "student" ? Network::student : Network::teacher,
                                 .heads = options.heads > 0 ? std::optional(options.heads) : std::nullopt,
                                 .allow_unexpected = options.allow_unexpected});
+  std::vector<std::string> read;
+  for (const fs::path& path : file.files()) read.push_back(path.string());
+  for (const fs::path& path : paths) require_not_read("convert", path, read);
   const VitConfig& config = file.config();
   if (!options.json) {
     report("{}: width {}, depth {}, heads {}, patch {} px, image {} px{}", options.in, config.embed_dim, config.depth,

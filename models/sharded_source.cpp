@@ -28,6 +28,7 @@ class ShardedSource final : public TensorSource {
       names_of[file.get<std::string>()].insert(name);
     }
     for (const auto& [file, names] : names_of) require_beside(index, file);
+    files_ = {index};
     for (const auto& [file, names] : names_of) add_shard(index, file, names);
   }
 
@@ -54,6 +55,7 @@ class ShardedSource final : public TensorSource {
   void add_shard(const std::filesystem::path& index, const std::string& file, const std::set<std::string>& names) {
     const std::filesystem::path path = index.parent_path() / file;
     shards_.push_back(open_tensors(path));
+    files_.push_back(path);
     const TensorSource& shard = *shards_.back();
     for (std::size_t i = 0; i < shard.tensors().size(); ++i) {
       const StoredTensor& tensor = shard.tensors()[i];

@@ -61,6 +61,7 @@ class SafetensorsSource final : public TensorSource {
  public:
   explicit SafetensorsSource(const std::filesystem::path& path) : file_(path) {
     metadata_ = file_.metadata();
+    files_ = {path};
     for (const std::string& name : file_.names()) tensors_.push_back({name, file_.shape(name), file_.dtype(name)});
   }
 

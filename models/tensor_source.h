@@ -26,6 +26,8 @@ class TensorSource {
 
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  /// The files that they are read from, an index included.
+  const std::vector<std::filesystem::path>& files() const { return files_; }
   /// Elements of tensors()[index] in row-major order, as fp32. `to` has their number.
   virtual void read(std::size_t index, std::span<float> to) = 0;
 
@@ -33,6 +35,7 @@ class TensorSource {
   TensorSource() = default;
   std::vector<StoredTensor> tensors_;
   std::map<std::string, std::string> metadata_;
+  std::vector<std::filesystem::path> files_;
 };
 
 /// Recognises the file by its first bytes: .safetensors, or what torch.save writes, in its zip format and its old one.

@@ -25,7 +25,7 @@ class TorchSource : public TensorSource {
     bool operator==(const StorageInfo&) const = default;
   };
 
-  explicit TorchSource(const std::filesystem::path& path) : path_(path) {}
+  explicit TorchSource(const std::filesystem::path& path) : path_(path) { files_ = {path}; }
 
   /// Fills `bytes`, which has info.bytes() bytes.
   virtual void read_storage(const std::string& key, const StorageInfo& info, std::span<std::byte> bytes) = 0;

@@ -47,6 +47,7 @@ WeightsFile read_weights(const std::filesystem::path& path, const WeightsOptions
   file.path_ = path;
   file.allow_unexpected_ = options.allow_unexpected;
   file.source_ = open_tensors(path);
+  file.files_ = file.source_->files();
   file.collect(options);
   file.derive_config(options);
   return file;
@@ -140,6 +141,7 @@ void WeightsFile::derive_config(const WeightsOptions& options) {
                   [](const StoredTensor& t) { return t.name.ends_with("embeddings.position_embeddings"); });
   if (hugging_face && std::filesystem::exists(beside_path, none)) {
     beside = HuggingFaceConfig::read(beside_path);
+    files_.push_back(beside_path);
     if (options.heads) beside->num_attention_heads = {};
     if (!heads) heads = beside->num_attention_heads;
   }

@@ -61,6 +61,8 @@ class WeightsFile {
   DType stored_dtype(const std::string& name) const;
   const std::map<std::string, std::string>& metadata() const { return source_->metadata(); }
   const std::filesystem::path& path() const { return path_; }
+  /// All files that are read: of a folder or an index those in it, and the config.json that was believed.
+  const std::vector<std::filesystem::path>& files() const { return files_; }
   /// Tensors of the file that no network of ours has, under their names there: of the other network of a checkpoint, of
   /// an optimiser, of heads for other tasks.
   const std::vector<std::string>& left_out() const { return left_out_; }
@@ -85,6 +87,7 @@ class WeightsFile {
   void derive_config(const WeightsOptions& options);
 
   std::filesystem::path path_;
+  std::vector<std::filesystem::path> files_;
   std::unique_ptr<TensorSource> source_;
   std::map<std::string, Entry> tensors_;
   std::vector<std::string> left_out_;

@@ -7,6 +7,9 @@
 #include "tests/support/paths.h"
 #include "tests/support/program.h"
 
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
 #include <limits>
 
 using namespace dino;
@@ -132,6 +135,35 @@ TEST_CASE("what cannot be converted is refused on one line, and nothing is left 
     CHECK_FALSE(name.starts_with("x.pth"));
     CHECK_FALSE(contains(name, ".part"));
   }
+}
+
+TEST_CASE("golden weights in several files are not replaced by what is made of them") {
+  const Bench bench;
+  REQUIRE(bench.convert(golden("backbone.pth"), "hf", {"--to", "hf"}).status == 0);
+  // The folder's weights in two files, behind an index.
+  const SafetensorsFile whole = SafetensorsFile::read(bench.path("hf/model.safetensors"));
+  std::vector<NamedArray> parts[2];
+  nlohmann::json weight_map;
+  for (const std::string& name : whole.names()) {
+    const std::size_t part = name.starts_with("encoder") ? 1 : 0;
+    parts[part].push_back({name, whole[name]});
+    weight_map[name] = fmt::format("part-{}.safetensors", part);
+  }
+  for (const int part : {0, 1}) write_safetensors(bench.path(fmt::format("hf/part-{}.safetensors", part)), parts[part]);
+  bench.write("hf/all.index.json", nlohmann::json{{"weight_map", weight_map}}.dump());
+  std::filesystem::remove(bench.path("hf/model.safetensors"));
+
+  const std::string index = bench.path("hf/all.index.json");
+  for (const char* name : {"hf/part-0.safetensors", "hf/part-1.safetensors"}) {
+    const std::string before = read_text_file(bench.path(name));
+    bench.check_refused(bench.convert(index, name, {"--to", "official", "--force"}), "which is read");
+    CHECK(read_text_file(bench.path(name)) == before);
+  }
+  // Its config.json says how many heads there are.
+  const std::string config = read_text_file(bench.path("hf/config.json"));
+  bench.check_refused(bench.convert(index, "hf", {"--to", "hf", "--force"}), "which is read");
+  CHECK(read_text_file(bench.path("hf/config.json")) == config);
+  CHECK(bench.convert(index, "hf/other.safetensors", {"--to", "official", "--force", "--verify"}).status == 0);
 }
 
 TEST_CASE("tensors that do not fit are listed one a line, up to a limit, and allowed when asked") {
