@@ -143,8 +143,12 @@ Header parse_header(const std::filesystem::path& path, const std::string& text, 
   std::uint64_t end = 0;
   for (const Entry& entry : header.entries) {
     require(entry.begin >= end, kWhere, "{}: tensor {} overlaps another one", path.string(), entry.name);
+    require(entry.begin == end, kWhere, "{}: the {} bytes before tensor {} belong to none; is a name given twice?",
+            path.string(), entry.begin - end, entry.name);
     end = entry.end;
   }
+  require(end == data_bytes, kWhere, "{}: the last {} bytes belong to no tensor; is a name given twice?", path.string(),
+          data_bytes - end);
   return header;
 }
 

@@ -16,8 +16,8 @@ namespace dino {
 
 /// A .safetensors file in memory (https://github.com/huggingface/safetensors: 8-byte little-endian header length, JSON
 /// header, data). Reading checks everything that the format promises - header length, element types, offsets inside
-/// the data, no overlap, sizes that agree with shapes - and the checksum, where write_safetensors put one in; it throws
-/// Error, naming the file and the tensor, where it fails.
+/// the data, no overlap, no gap (which a name given twice leaves), sizes that agree with shapes - and the checksum,
+/// where write_safetensors put one in; it throws Error, naming the file and the tensor, where it fails.
 class SafetensorsFile {
  public:
   static SafetensorsFile read(const std::filesystem::path& path);

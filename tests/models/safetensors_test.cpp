@@ -6,6 +6,8 @@
 #include "tests/support/paths.h"
 #include "tests/support/temporary_folder.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <cstring>
 #include <fstream>
@@ -212,6 +214,22 @@ TEST_CASE("safetensors that overlap are refused, neighbours and empty tensors ar
   check_refused(folder, file_of(two("[0,8]", "[0,8]"), 16), "the same place");
   check_refused(folder, file_of(two("[0,8]", "[4,12]"), 16), "half over the other");
   check_refused(folder, file_of(two("[4,12]", "[0,8]"), 16), "in the other order");
+}
+
+TEST_CASE("safetensors with bytes that belong to no tensor, or with a name twice, are refused") {
+  const Folder folder;
+  const auto entry = [](const char* name, const char* offsets) {
+    return fmt::format(R"("{}":{{"dtype":"F32","shape":[2],"data_offsets":{}}})", name, offsets);
+  };
+  const auto header = [](const std::string& a, const std::string& b) { return "{" + a + "," + b + "}"; };
+  folder.write(file_of(header(entry("a", "[0,8]"), entry("b", "[8,16]")), 16));
+  CHECK(read_both(folder.file).names().size() == 2);
+  check_refused(folder, file_of(header(entry("a", "[0,8]"), entry("b", "[12,20]")), 20), "a gap");
+  check_refused(folder, file_of(header(entry("a", "[4,12]"), entry("b", "[12,20]")), 20), "a gap before the first");
+  check_refused(folder, file_of(header(entry("a", "[0,8]"), entry("b", "[8,16]")), 17), "more behind the last");
+  // A reader that takes the first would have other weights than one that takes the last.
+  check_refused(folder, file_of(header(entry("a", "[0,8]"), entry("a", "[8,16]")), 16), "a name twice");
+  check_refused(folder, file_of(header(entry("a", "[8,16]"), entry("a", "[0,8]")), 16), "a name twice, the other way");
 }
 
 TEST_CASE("a safetensors file that is not there, or is a folder, is an error") {
