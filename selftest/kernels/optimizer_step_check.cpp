@@ -1,6 +1,8 @@
 #include "kernels/optimizer_step/optimizer_step.h"
 #include "selftest/kernels/kernel_check.h"
 
+#include <limits>
+
 namespace dino {
 namespace {
 
@@ -49,6 +51,57 @@ void gradient_norms_check(KernelBench& b) {
        {"parameter_norms", parameters, 1e-6},
        {"update_norms", updates, 1e-6},
        {"non_finite", flag, 0}});
+
+  // What guards a run: a gradient or a loss that is not finite raises the flag.
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const Value infinite = b.normal(kFloat, {kFlatSize}, kInfinity), losses = b.normal(kFloat, {3}, kInfinity);
+  const Value by_gradient = b.integers({1}, {0}), by_losses = b.integers({1}, {0});
+  b.run(
+      [&](At at) {
+        return GradientNorms{
+            .segments = at(segments), .gradient = at(infinite), .norms = at(norms), .non_finite = at(by_gradient)};
+      },
+      gradient_norms, reference::gradient_norms, {{"non_finite of an infinite gradient", by_gradient, 0}});
+  b.run(
+      [&](At at) {
+        return GradientNorms{.segments = at(segments),
+                             .gradient = at(gradient),
+                             .norms = at(norms),
+                             .non_finite = at(by_losses),
+                             .losses = at(losses)};
+      },
+      gradient_norms, reference::gradient_norms, {{"non_finite of infinite losses", by_losses, 0}});
+}
+
+/// With the flag raised nothing is written but the number of skipped steps.
+void check_skipped_step(KernelBench& b) {
+  const auto segments = b.table(optimizer_segments());
+  const auto count = static_cast<std::int64_t>(segments.host.size());
+  const Shape flat{kFlatSize};
+  const Value gradient = b.normal(kFloat, flat, 0.3), norms = b.normal(kFloat, {count}, 0.1, 5),
+              flag = b.integers({1}, {1}), skipped = b.integers({count}, {0, 1, 2, 1, 0});
+  const Value student = b.updated(kFloat, flat), first = b.updated(kFloat, flat), second = b.updated(kFloat, flat),
+              teacher = b.updated(kFloat, flat);
+  b.run(
+      [&](At at) {
+        return OptimizerStep{.segments = at(segments),
+                             .kind = OptimizerKind::adamw,
+                             .clip = 0.3,
+                             .gradient = at(gradient),
+                             .norms = at(norms),
+                             .non_finite = at(flag),
+                             .skipped = at(skipped),
+                             .student = at(student),
+                             .first_moment = at(first),
+                             .second_moment = at(second),
+                             .teacher = at(teacher)};
+      },
+      optimizer_step, reference::optimizer_step,
+      {{"skipped", skipped, 0},
+       {"student of a skipped step", student, 0},
+       {"first_moment of a skipped step", first, 0},
+       {"second_moment of a skipped step", second, 0},
+       {"teacher of a skipped step", teacher, 0}});
 }
 
 void optimizer_step_check(KernelBench& b) {
@@ -61,6 +114,7 @@ void optimizer_step_check(KernelBench& b) {
     const Value student = b.updated(kFloat, flat, 0.5), first = b.updated(kFloat, flat, 0.1),
                 second = b.updated(kFloat, flat, 0.01, 0.1), teacher = b.updated(kFloat, flat, 0.5);
     const Value student_working = b.updated(DType::bfloat16, flat), teacher_working = b.updated(DType::bfloat16, flat);
+    const Value skipped = b.integers(each, {0, 1, 0, 1, 2});  // of the three steps, for the moments' correction
     b.run(
         [&](At at) {
           return OptimizerStep{.segments = at(segments),
@@ -70,6 +124,7 @@ void optimizer_step_check(KernelBench& b) {
                                .norms = at(norms),
                                .parameter_norms = at(parameters),
                                .update_norms = at(updates),
+                               .skipped = at(skipped),
                                .student = at(student),
                                .first_moment = at(first),
                                .second_moment = kind == OptimizerKind::adamw ? at(second) : Array(),
@@ -85,6 +140,7 @@ void optimizer_step_check(KernelBench& b) {
          {"student_working", student_working, kBf16},
          {"teacher_working", teacher_working, kBf16}});
   }
+  check_skipped_step(b);
 }
 
 }  // namespace
