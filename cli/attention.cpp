@@ -162,6 +162,9 @@ int compare_networks(const Options& options) {
 }
 
 int attention_command(Options options) {
+  require(!options.rollout || ((options.head == "all" || options.head == "mean") && options.attention.layer == -1),
+          "attention", "--rollout is of all heads and layers; got --head {} --layer {}; try without them", options.head,
+          options.attention.layer);
   if (options.limit > 0 && options.images.size() > static_cast<std::size_t>(options.limit)) {
     // Spread over the list, so that a sorted one shows more than its first folder.
     std::vector<std::string> chosen;

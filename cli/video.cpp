@@ -42,6 +42,9 @@ Image draw_frame(const AttentionMaps& maps, const Image& prepared, int head, con
 int draw_video(const VideoCommand& options) {
   require(options.show == "overlay" || options.show == "both" || options.attention.threshold > 0, "video",
           "--show {} needs masks; got --threshold 0, expected more", options.show);
+  require(!options.rollout || (options.head == "mean" && options.attention.layer == -1), "video",
+          "--rollout is of all heads and layers; got --head {} --layer {}; try without them", options.head,
+          options.attention.layer);
   const OpenNetwork open(options.network);
   if (options.network.weights.empty()) say("weights: {}", open.weights.string());
   const VitConfig& config = open.backbone.vit.config();

@@ -262,6 +262,13 @@ TEST_CASE("attention of all layers, outlined, compared and shown in the terminal
   REQUIRE(attention({"--weights", bench.weights(), "--weights", bench.weights()}).status == 0);
   CHECK(std::filesystem::exists(out + "/0_compare.png"));
   check_refused(attention({"--weights", bench.weights(), "--colors", "jet"}), "--colors");
+  for (const std::vector<std::string>& one : {std::vector<std::string>{"--head", "0"}, {"--layer", "0"}}) {
+    std::vector<std::string> words{"--weights", bench.weights(), "--rollout"};
+    words.insert(words.end(), one.begin(), one.end());
+    check_refused(attention(words), "--rollout is of all heads and layers");
+    words.insert(words.begin(), {"video", bench.path("train/class0"), "--output", bench.path("v")});
+    check_refused(run_program(words), "--rollout is of all heads and layers");
+  }
 }
 
 TEST_CASE("pca and video draw what they are given") {
