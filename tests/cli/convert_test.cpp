@@ -70,6 +70,21 @@ TEST_CASE("golden weights of every form are converted, verified and left alone a
       bench.convert(golden("backbone.pth"), "n.pth", {"--to", "official", "--dtype", "bf16", "--verify"});
   CHECK(narrow.status == 0);
   CHECK(contains(narrow.output, "rounded to bfloat16"));
+  // Numbers that float32 does not have.
+  const SafetensorsFile wide = SafetensorsFile::read(golden("backbone.safetensors"));
+  std::vector<std::vector<double>> values;
+  std::vector<NamedArray> arrays;
+  for (const std::string& name : wide.names()) {
+    std::vector<double>& all = values.emplace_back();
+    for (std::int64_t i = 0; i < wide[name].size(); ++i) all.push_back(load_double(wide[name], i) * (1 + 1e-12));
+    arrays.push_back({name, ConstArray(all.data(), DType::float64, wide[name].shape())});
+  }
+  write_safetensors(bench.path("double.safetensors"), arrays);
+  const Outcome rounded =
+      bench.convert(bench.path("double.safetensors"), "w.safetensors", {"--to", "official", "--verify"});
+  INFO(rounded.errors);
+  CHECK(rounded.status == 0);
+  CHECK(contains(rounded.output, "rounded to float32"));
   const Outcome onnx = bench.convert(golden("backbone.pth"), "v.onnx", {"--to", "onnx"});
   INFO(onnx.errors);
   CHECK(onnx.status == 0);
