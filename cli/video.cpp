@@ -90,6 +90,10 @@ int draw_video(const VideoCommand& options) {
   } else {
     report("{}: {} frames", options.output, done);
   }
+  // Whoever makes a film of the folder would take them for the end of it.
+  const std::filesystem::path next = std::filesystem::path(options.output) / fmt::format("frame_{:06}.png", done + 1);
+  if (std::filesystem::exists(next, none))
+    say("{} and what follows are frames of an earlier run; try another --output, or remove them", next.string());
   if (finished) return 0;
   say("dino_cuda: stopped; the frames so far are kept");
   return 128 + StopSignal::received();

@@ -21,7 +21,7 @@ class FrameReader {
 class FrameWriter {
  public:
   virtual ~FrameWriter() = default;
-  /// All frames have the size of the first. Throws Error otherwise, and where they cannot be written.
+  /// Throws Error where the frame cannot be written, or is to be one of a video and has not the size of the first.
   virtual void write(const Image& frame) = 0;
   /// Completes the result under its name. Without it, what was written of a video goes away.
   virtual void finish() = 0;

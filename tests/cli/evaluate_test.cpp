@@ -288,6 +288,12 @@ TEST_CASE("pca and video draw what they are given") {
     CHECK(contains(outcome.output, "12 frames"));
     CHECK(std::filesystem::exists(bench.path(std::string(show) + "/frame_000012.png")));
   }
+  CHECK_FALSE(contains(outcome.errors, "of an earlier run"));
+  std::filesystem::remove(bench.path("train/class0/0.png"));
+  outcome = run_program({"video", bench.path("train/class0"), "--weights", bench.weights(), "--image-size", "16",
+                         "--output", bench.path("mask")});
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.errors, "frame_000012.png and what follows are frames of an earlier run"));
   check_refused(run_program({"video", bench.path("none"), "--weights", bench.weights(), "--output", bench.path("v")}),
                 "none");
 }
