@@ -6,6 +6,7 @@
 #include "api/pictures.h"
 #include "api/refusal.h"
 #include "data/decode.h"
+#include "engine/text.h"
 #include "evaluate/features.h"
 
 #include <algorithm>
@@ -26,17 +27,32 @@ struct dino_picture {  // NOLINT(readability-identifier-naming): C's name
 
 namespace {
 
-/// One line without control characters, cut between two characters of UTF-8.
+/// Bytes of the character of UTF-8 that the text begins with; 0 where it begins with none.
+std::size_t character_bytes(std::string_view text) noexcept {
+  for (std::size_t size = 1; size <= std::min<std::size_t>(4, text.size()); ++size) {
+    if (is_utf8(text.substr(0, size))) return size;
+  }
+  return 0;
+}
+
+/// One line of UTF-8, cut between two characters. Takes no memory, of which there may be none.
 void set_message(dino_error* error, std::string_view text) noexcept {
   if (error == nullptr) return;
-  std::size_t size = std::min(text.size(), sizeof error->message - 1);
-  const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
-  while (size > 0 && size < text.size() && continues(text[size])) --size;
-  std::transform(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(size), error->message, [](char c) {
-    if (c == '\n') return ' ';
-    return static_cast<unsigned char>(c) < ' ' || c == '\x7f' ? '?' : c;
-  });
-  error->message[size] = '\0';
+  std::size_t at = 0;
+  while (!text.empty()) {
+    const std::size_t whole = character_bytes(text), size = std::max<std::size_t>(1, whole);
+    if (at + size >= sizeof error->message) break;
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    const bool control = byte(0) < 0x20 || byte(0) == 0x7F || (size == 2 && byte(0) == 0xC2 && byte(1) < 0xA0);
+    if (whole == 0 || control) {
+      error->message[at++] = byte(0) == '\n' ? ' ' : '?';
+    } else {
+      std::copy_n(text.data(), size, error->message + at);
+      at += size;
+    }
+    text.remove_prefix(size);
+  }
+  error->message[at] = '\0';
 }
 
 dino_status failed(dino_error* error, dino_status status, std::string_view text) noexcept {

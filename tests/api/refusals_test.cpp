@@ -21,6 +21,12 @@ TEST_CASE("Weights that cannot be used are refused") {
   };
   check_refused(DINO_BAD_WEIGHTS, "nowhere", open("nowhere.safetensors"));
   check_refused(DINO_BAD_WEIGHTS, "", open(""));
+  // Paths may hold anything, and the message is UTF-8 without control characters all the same.
+  check_refused(DINO_BAD_WEIGHTS, "read ?a??b c?d\u00e9\u20ac.pth",
+                open("\xff"
+                     "a\xe2\x82"
+                     "b\nc\xc2\x9b"
+                     "d\u00e9\u20ac.pth"));
   check_refused(DINO_BAD_WEIGHTS, "bad.pth", open(folder.write("bad.pth", std::string_view("no weights")).string()));
   std::vector<std::byte> bytes;
   read_picture_file(golden_dir() / "backbone.safetensors", bytes);
