@@ -3,6 +3,7 @@
 #include "engine/context_cuda.h"
 #include "kernels/common/cuda/check.h"
 #include "kernels/common/cuda/cuda_stream.h"
+#include "kernels/matmul/matmul.h"
 #include "tests/cudart/fake_cudart.h"
 #include "tests/support/catch.h"
 #include "tests/support/errors.h"
@@ -170,6 +171,10 @@ TEST_CASE("two devices in turn, whichever is the thread's", "[device]") {
       const auto copy = context->stream().make_host_copy(12);
       copy->start({{y.data(), 12}});
       CHECK(reinterpret_cast<const float*>(copy->wait())[2] == 3);
+      cuda::use_device(1 - context->stream().ordinal());
+      matmul({.a = row.const_array(), .b = row.const_array(), .y = product.array(), .transpose_b = true},
+             context->stream());
+      CHECK(to_host(*context, product).at(0) == 14);
     }
   }
 }

@@ -1,4 +1,5 @@
 #include "engine/context_cuda.h"
+#include "kernels/common/cuda/check.h"
 #include "kernels/common/cuda/cublas_lt_api.h"
 #include "tests/cublas/fake_cublas_lt.h"
 #include "tests/cudart/fake_cudart.h"
@@ -7,8 +8,9 @@
 
 namespace dino::simt {
 
-/// Kernels are a stream's work like any other.
+/// Kernels are a stream's work like any other. Their launch makes the stream's device current (launch.h).
 void submit(Stream& stream, std::function<void()> work) {
+  cuda::use_device(stream.ordinal());
   test::put_on_stream(static_cast<cudaStream_t>(stream.handle()), std::move(work));
 }
 

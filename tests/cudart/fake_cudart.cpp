@@ -324,6 +324,8 @@ FakeCuda& fake_cuda() { return runtime().settings; }
 void put_on_stream(cudaStream_t stream, Work work) {
   require(runtime().last_error == cudaSuccess, kWhere, "a launch finds an error that nobody has taken: {}",
           cudaGetErrorName(runtime().last_error));
+  require(!lives(stream) || stream->device == runtime().device, kWhere,
+          "a launch on device {} for a stream of device {}", runtime().device, stream->device);
   const cudaError_t error = put(stream, std::move(work));
   require(error == cudaSuccess, kWhere, "a launch is refused: {}", cudaGetErrorName(error));
 }

@@ -317,8 +317,8 @@ void CudaStream::cancel_recording() noexcept {
 }
 
 CublasLt& CudaStream::cublas_lt() {
+  use_device(ordinal());  // also for what the caller does with it
   if (!cublas_lt_) {
-    use_device(ordinal());
     const CublasLtApi& api = cublas_lt_library();
     workspace_ = std::make_unique<DeviceBuffer>(ordinal(), CublasLt::kWorkspaceBytes, "cuBLASLt's workspace");
     cublas_lt_ = std::make_unique<CublasLt>(api, workspace_->data());
