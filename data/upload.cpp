@@ -40,16 +40,15 @@ std::vector<CropGroup> upload_crops(Context& context, const Batch& batch) {
     groups.push_back({context.empty(shape_of(group, batch.size()), DType::uint8)});
   }
   std::vector<CropPicture> pictures;
+  std::vector<std::span<const std::byte>> parts;
   std::int64_t size_bytes = 0;
   for (const Image& image : batch.images) {
     pictures.push_back({size_bytes, image.height, image.width});
+    parts.push_back(std::as_bytes(std::span(image.rgb)));
     size_bytes += static_cast<std::int64_t>(image.rgb.size());
   }
   const Tensor images = context.empty({size_bytes}, DType::uint8);
-  for (std::size_t i = 0; i < pictures.size(); ++i) {
-    const std::vector<std::uint8_t>& rgb = batch.images[i].rgb;
-    context.stream().copy_from_host(images.data() + pictures[i].offset, rgb.data(), rgb.size());
-  }
+  context.stream().gather_from_host(images.data(), parts);
   const DeviceTable<CropPicture> device_pictures(context, pictures);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     AugmentCrops args{.images = images.const_array(),

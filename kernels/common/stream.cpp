@@ -29,6 +29,14 @@ class WaitingHostCopy final : public HostCopy {
 
 }  // namespace
 
+void Stream::gather_from_host(void* to, std::span<const std::span<const std::byte>> parts) {
+  auto* place = static_cast<std::byte*>(to);
+  for (const auto part : parts) {
+    copy_from_host(place, part.data(), part.size());
+    place += part.size();
+  }
+}
+
 std::unique_ptr<HostCopy> Stream::make_host_copy(std::size_t size_bytes) {
   return std::make_unique<WaitingHostCopy>(*this, size_bytes);
 }

@@ -90,6 +90,8 @@ class Stream {
 
   /// Copies host memory to the stream's device, in its order. Returns when the host memory may be written again.
   virtual void copy_from_host(void* to, const void* host, std::size_t size_bytes) = 0;
+  /// The same for pieces of host memory, which come to lie one behind the other.
+  virtual void gather_from_host(void* to, std::span<const std::span<const std::byte>> parts);
   /// Copies memory of the stream's device to the host, in its order. Returns after the copy.
   virtual void copy_to_host(void* host, const void* from, std::size_t size_bytes) = 0;
   /// Copies within the stream's device, in its order; the ranges do not overlap.

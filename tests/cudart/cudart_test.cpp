@@ -155,6 +155,35 @@ TEST_CASE("the pictures of the next steps lie ready while the device is busy", "
   CHECK(fake_cuda().pinned_bytes - before <= 2 * kSlot);
 }
 
+TEST_CASE("large copies to the device do not wait for the work before them, and come behind it", "[device]") {
+  const Untouched untouched;
+  fake_cuda().speed = DeviceSpeed::shuffled;
+  CudaStream stream(0);
+  constexpr std::size_t kLarge = cuda::StagingRing::kLarge;
+  const DeviceBuffer device(0, kLarge, "a test");
+  stream.zero(device.data(), kLarge);
+  for (const std::size_t size_bytes : {kLarge / 2, kLarge}) {
+    int early = 0;
+    for (std::uint32_t trial = 0; trial < 12; ++trial) {
+      const auto mark = static_cast<std::uint32_t>(size_bytes) + trial;
+      std::vector<std::uint32_t> values(size_bytes / sizeof(std::uint32_t), mark);
+      std::vector<std::uint32_t> before(1);
+      stream.copy_to_host(before.data(), device.data(), sizeof(std::uint32_t));
+      const std::int64_t arrived_bytes = fake_cuda().arrived_bytes;
+      put_on_stream(handle_of(stream), [&] {
+        if (fake_cuda().arrived_bytes > arrived_bytes) ++early;
+        REQUIRE(*reinterpret_cast<const std::uint32_t*>(device.data()) == before[0]);
+      });
+      stream.copy_from_host(device.data(), values.data(), size_bytes);
+      std::fill(values.begin(), values.end(), 0U);
+      stream.copy_to_host(values.data(), device.data(), size_bytes);
+      REQUIRE(values == std::vector<std::uint32_t>(values.size(), mark));
+    }
+    INFO(size_bytes << " bytes, " << early << " times before the work that was there first");
+    CHECK((early > 0) == (size_bytes >= kLarge));
+  }
+}
+
 TEST_CASE("two devices in turn, whichever is the thread's", "[device]") {
   const Untouched untouched;
   const std::unique_ptr<Context> contexts[] = {make_cuda_context(0, 0.2), make_cuda_context(1, 0.2)};
@@ -171,6 +200,8 @@ TEST_CASE("two devices in turn, whichever is the thread's", "[device]") {
       const auto copy = context->stream().make_host_copy(12);
       copy->start({{y.data(), 12}});
       CHECK(reinterpret_cast<const float*>(copy->wait())[2] == 3);
+      Tensor product = context->zeros({1, 1}, DType::float32);
+      const Tensor row = x.reshape({1, 3});
       cuda::use_device(1 - context->stream().ordinal());
       matmul({.a = row.const_array(), .b = row.const_array(), .y = product.array(), .transpose_b = true},
              context->stream());

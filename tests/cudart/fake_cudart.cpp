@@ -434,7 +434,10 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size_bytes, 
   if (pageable && captures(stream)) return refuse_in_capture(stream->capture);
   // From memory that is not pinned the host waits for what came before.
   dino::require(!pageable || kind == cudaMemcpyDeviceToHost, kWhere, "a copy to the device is not from pinned memory");
-  const cudaError_t error = put(stream, [=] { std::memcpy(to, from, size_bytes); });
+  const cudaError_t error = put(stream, [=] {
+    std::memcpy(to, from, size_bytes);
+    if (kind == cudaMemcpyHostToDevice) fake_cuda().arrived_bytes += static_cast<std::int64_t>(size_bytes);
+  });
   if (error == cudaSuccess && pageable) finish(stream);
   return error;
 }

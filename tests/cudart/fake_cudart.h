@@ -28,6 +28,7 @@ struct FakeCuda {
   std::int64_t pinned_bytes = 0;           // that are allocated
   std::int64_t graphs = 0;                 // executable ones that live
   std::int64_t waits = 0;                  // of the host for a device
+  std::int64_t arrived_bytes = 0;          // that copies have brought to devices
 };
 FakeCuda& fake_cuda();
 

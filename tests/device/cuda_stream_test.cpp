@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <numeric>
+#include <span>
 #include <vector>
 
 namespace dino {
@@ -32,6 +33,26 @@ TEST_CASE("a copy to the GPU may be longer than the staging ring, and the host m
   std::fill(values.begin(), values.end(), 0);
   stream.copy_to_host(values.data(), device.data(), device.size());
   CHECK(values == counted(kCount, 7));
+}
+
+TEST_CASE("pieces of host memory come to lie one behind the other on the GPU", "[device]") {
+  CudaStream stream(0);
+  constexpr std::size_t kSlot = cuda::StagingRing::kSlotBytes / sizeof(std::uint32_t);
+  std::vector<std::vector<std::uint32_t>> pieces;
+  std::vector<std::span<const std::byte>> parts;
+  std::vector<std::uint32_t> expected;
+  for (const std::size_t count :
+       {std::size_t{3}, std::size_t{0}, kSlot / 2, kSlot / 2 - 3, std::size_t{1}, 2 * kSlot + 5}) {
+    pieces.push_back(counted(count, static_cast<std::uint32_t>(expected.size())));
+    expected.insert(expected.end(), pieces.back().begin(), pieces.back().end());
+  }
+  for (const auto& piece : pieces) parts.push_back(std::as_bytes(std::span(piece)));
+  const DeviceBuffer device(0, expected.size() * sizeof(std::uint32_t), "a test");
+  stream.gather_from_host(device.data(), parts);
+  for (auto& piece : pieces) std::fill(piece.begin(), piece.end(), 0U);
+  std::vector<std::uint32_t> got(expected.size());
+  stream.copy_to_host(got.data(), device.data(), device.size());
+  CHECK(got == expected);
 }
 
 TEST_CASE("thousands of small copies to the GPU arrive in their order", "[device]") {

@@ -66,6 +66,10 @@ void TestStream::copy_from_host(void* to, const void* host, std::size_t size_byt
   CudaStream::copy_from_host(to, host, size_bytes);
   synchronize();
 }
+void TestStream::gather_from_host(void* to, std::span<const std::span<const std::byte>> parts) {
+  CudaStream::gather_from_host(to, parts);
+  synchronize();
+}
 void TestStream::copy(void* to, const void* from, std::size_t size_bytes) {
   CudaStream::copy(to, from, size_bytes);
   synchronize();

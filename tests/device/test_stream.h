@@ -14,6 +14,7 @@ class TestStream final : public cuda::CudaStream, private OperationObserver {
   explicit TestStream(int ordinal);
   void* scratch(std::size_t size_bytes) override;
   void copy_from_host(void* to, const void* host, std::size_t size_bytes) override;
+  void gather_from_host(void* to, std::span<const std::span<const std::byte>> parts) override;
   void copy(void* to, const void* from, std::size_t size_bytes) override;
   void zero(void* to, std::size_t size_bytes) override;
 

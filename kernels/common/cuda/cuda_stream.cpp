@@ -165,6 +165,12 @@ DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept
     : ordinal_(other.ordinal_),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, std::size_t{0})) {}
+DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
+  std::swap(ordinal_, other.ordinal_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
 
 PinnedBuffer::PinnedBuffer(int ordinal, std::size_t size_bytes) : ordinal_(ordinal), size_(size_bytes) {
   use_device(ordinal);
@@ -186,42 +192,67 @@ PinnedBuffer& PinnedBuffer::operator=(PinnedBuffer&& other) noexcept {
   return *this;
 }
 
-StagingRing::StagingRing(int ordinal, CUstream_st* stream) : ordinal_(ordinal), stream_(stream) { add_slot(); }
+StagingRing::StagingRing(int ordinal, CUstream_st* stream)
+    : ordinal_(ordinal), stream_(stream), beside_(ordinal), landed_(ordinal) {
+  add_slot();
+}
 
 void StagingRing::add_slot() {
   const auto at = slots_.begin() + static_cast<std::ptrdiff_t>(slots_.empty() ? 0 : slot_ + 1);
-  slots_.insert(at, {PinnedBuffer(ordinal_, kSlotBytes), Event(ordinal_)});
+  slots_.insert(at, {PinnedBuffer(ordinal_, kSlotBytes), DeviceBuffer(ordinal_, kSlotBytes, "copies on their way"),
+                     Event(ordinal_)});
 }
 
 void StagingRing::next_slot() {
-  slots_[slot_].sent.record(stream_);
+  slots_[slot_].used.record(stream_);
   std::size_t next = (slot_ + 1) % slots_.size();
-  if (slots_.size() < most_slots_ && !slots_[next].sent.ready()) {
+  if (slots_.size() < most_slots_ && !slots_[next].used.ready()) {
     try {
       add_slot();
       next = slot_ + 1;
     } catch (const Error&) {
-      most_slots_ = slots_.size();  // the system does not pin more
+      most_slots_ = slots_.size();  // the system does not pin more, or the device has no more
     }
   }
   slot_ = next;
-  slots_[slot_].sent.wait();
-  used_ = 0;
+  slots_[slot_].used.wait();
+  sent_ = filled_ = 0;
 }
 
-void StagingRing::copy_to_device(std::byte* to, const std::byte* host, std::size_t size_bytes) {
-  while (size_bytes > 0) {
-    if (used_ == kSlotBytes) next_slot();
-    const std::size_t part = std::min(size_bytes, kSlotBytes - used_);
-    std::byte* staged = slots_[slot_].memory.data() + used_;
-    std::memcpy(staged, host, part);
-    DINO_CUDA(cudaMemcpyAsync(to, staged, part, cudaMemcpyHostToDevice, stream_));
-    // Copies that begin at a multiple of 64 bytes are the fast ones.
-    used_ = std::min(kSlotBytes, (used_ + part + 63) / 64 * 64);
-    to += part;
-    host += part;
-    size_bytes -= part;
+void StagingRing::send(std::byte*& to) {
+  const std::size_t size_bytes = filled_ - sent_;
+  if (size_bytes == 0) return;
+  const Slot& slot = slots_[slot_];
+  const std::byte* staged = slot.memory.data() + sent_;
+  if (size_bytes < kLarge) {
+    DINO_CUDA(cudaMemcpyAsync(to, staged, size_bytes, cudaMemcpyHostToDevice, stream_));
+  } else {
+    // Nobody else touches this part of the landing until the slot is used again.
+    std::byte* landing = slot.landing.data() + sent_;
+    DINO_CUDA(cudaMemcpyAsync(landing, staged, size_bytes, cudaMemcpyHostToDevice, beside_.get()));
+    landed_.record(beside_.get());
+    landed_.hold(stream_);
+    DINO_CUDA(cudaMemcpyAsync(to, landing, size_bytes, cudaMemcpyDeviceToDevice, stream_));
   }
+  to += size_bytes;
+  // Copies that begin at a multiple of 64 bytes are the fast ones.
+  sent_ = filled_ = std::min(kSlotBytes, (filled_ + 63) / 64 * 64);
+}
+
+void StagingRing::copy_to_device(std::byte* to, std::span<const std::span<const std::byte>> parts) {
+  for (auto part : parts) {
+    while (!part.empty()) {
+      if (filled_ == kSlotBytes) {
+        send(to);
+        next_slot();
+      }
+      const std::size_t size_bytes = std::min(part.size(), kSlotBytes - filled_);
+      std::memcpy(slots_[slot_].memory.data() + filled_, part.data(), size_bytes);
+      filled_ += size_bytes;
+      part = part.subspan(size_bytes);
+    }
+  }
+  send(to);
 }
 
 CudaStream::CudaStream(int ordinal, StreamHandle handle)
@@ -246,11 +277,15 @@ void* CudaStream::scratch(std::size_t size_bytes) {
 }
 
 void CudaStream::copy_from_host(void* to, const void* host, std::size_t size_bytes) {
+  const std::span<const std::byte> part(static_cast<const std::byte*>(host), size_bytes);
+  gather_from_host(to, {&part, 1});
+}
+
+void CudaStream::gather_from_host(void* to, std::span<const std::span<const std::byte>> parts) {
   require_not_recording("a copy from the host");
-  if (size_bytes == 0) return;
   use_device(ordinal());
   if (!staging_) staging_ = std::make_unique<StagingRing>(ordinal(), stream_.get());
-  staging_->copy_to_device(static_cast<std::byte*>(to), static_cast<const std::byte*>(host), size_bytes);
+  staging_->copy_to_device(static_cast<std::byte*>(to), parts);
 }
 
 void CudaStream::copy_to_host(void* host, const void* from, std::size_t size_bytes) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <vector>
 
 struct CUstream_st;
@@ -53,7 +54,7 @@ class DeviceBuffer {
   DeviceBuffer(int ordinal, std::size_t size_bytes, const char* purpose);
   ~DeviceBuffer();
   DeviceBuffer(DeviceBuffer&& other) noexcept;
-  DeviceBuffer& operator=(DeviceBuffer&&) = delete;
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
 
@@ -82,29 +83,40 @@ class PinnedBuffer {
 /// A ring of pinned memory on its way to the device: what is copied into it may be forgotten at once. It grows to as
 /// much as the host is ahead of the device, so that the pictures of the next step lie ready while this one runs, up to
 /// kMostSlots; beyond that the host waits.
+///
+/// Large copies do not wait for the work before them on the stream: they go to memory of the ring's on the device, on a
+/// stream of their own and so beside that work, and in the stream's order from there to their place, which takes a
+/// twentieth of the bus's time.
 class StagingRing {
  public:
   static constexpr std::size_t kMostSlots = 16;
   static constexpr std::size_t kSlotBytes = std::size_t{16} << 20;
+  static constexpr std::size_t kLarge = std::size_t{256} << 10;  // less is over before an event is
 
   StagingRing(int ordinal, CUstream_st* stream);
-  void copy_to_device(std::byte* to, const std::byte* host, std::size_t size_bytes);
+  /// The parts come to lie one behind the other.
+  void copy_to_device(std::byte* to, std::span<const std::span<const std::byte>> parts);
 
  private:
   struct Slot {
     PinnedBuffer memory;
-    Event sent;  // its copies have been made
+    DeviceBuffer landing;
+    Event used;  // its copies have arrived at their places
   };
   /// Behind the one in use.
   void add_slot();
   void next_slot();
+  /// Sends what has been put into the slot since the last call to `to`, and moves that on.
+  void send(std::byte*& to);
 
   int ordinal_;
   CUstream_st* stream_;
+  StreamHandle beside_;
+  Event landed_;
   std::vector<Slot> slots_;
   std::size_t most_slots_ = kMostSlots;
   std::size_t slot_ = 0;
-  std::size_t used_ = 0;  // bytes of the slot
+  std::size_t sent_ = 0, filled_ = 0;  // bytes of the slot
 };
 
 /// Kernels and copies of one NVIDIA GPU, with what kernels need from their device: scratch memory and cuBLASLt.
@@ -118,6 +130,7 @@ class CudaStream : public Stream, public CublasLtOwner {
   /// least doubles, so that this is less than what is in use.
   void* scratch(std::size_t size_bytes) override;
   void copy_from_host(void* to, const void* host, std::size_t size_bytes) override;
+  void gather_from_host(void* to, std::span<const std::span<const std::byte>> parts) override;
   void copy_to_host(void* host, const void* from, std::size_t size_bytes) override;
   void copy(void* to, const void* from, std::size_t size_bytes) override;
   void zero(void* to, std::size_t size_bytes) override;
