@@ -26,8 +26,6 @@ namespace {
 
 using namespace attention;
 
-constexpr std::size_t kMostSharedBytes = 163 << 10;  // of a block on sm_80
-
 /// Blocks when each takes up to `rows` rows of one head.
 unsigned parts(std::int64_t rows, std::int64_t sequences, int heads, int part_rows) {
   return static_cast<unsigned>((rows / part_rows + sequences) * heads);
@@ -71,11 +69,13 @@ template <int D>
 void launch_backward(Backward<BFloat16> args, int max_length, Stream& stream) {
   constexpr int kCapacity = 208 * 64 / D;  // rows: two blocks on sm_90
   constexpr std::size_t kRowBytes = D * sizeof(BFloat16);
-  if (max_length <= kCapacity) {
+  constexpr std::size_t kResidentBytes = kCapacity * (4 * kRowBytes + 2 * sizeof(float));
+  // Cards with 99 KB for a block stream.
+  if (max_length <= kCapacity && kResidentBytes <= most_shared_bytes(stream)) {
     args.capacity = kCapacity;
     launch(backward_resident<D>,
            {static_cast<unsigned>(args.sequences) * static_cast<unsigned>(args.heads), kBackwardWarps * kWarpSize,
-            kCapacity * (4 * kRowBytes + 2 * sizeof(float))},
+            kResidentBytes},
            stream, args);
     return;
   }
@@ -88,9 +88,9 @@ void launch_backward(Backward<BFloat16> args, int max_length, Stream& stream) {
 
 /// Shared memory of a plain kernel. Throws Error where a block cannot have as much.
 std::size_t plain_bytes(std::int64_t floats_per_column, std::int64_t floats, std::int64_t head_width,
-                        const char* where) {
-  const std::int64_t widest =
-      (static_cast<std::int64_t>(kMostSharedBytes / sizeof(float)) - floats) / floats_per_column;
+                        const Stream& stream, const char* where) {
+  const auto most = static_cast<std::int64_t>(most_shared_bytes(stream) / sizeof(float));
+  const std::int64_t widest = (most - floats) / floats_per_column;
   require(head_width <= widest, where,
           "heads are too wide for the shared memory; got {}, expected at most {}; try more", head_width, widest);
   return static_cast<std::size_t>(floats_per_column * head_width + floats) * sizeof(float);
@@ -123,7 +123,8 @@ void attention_forward(const AttentionForward& args, Stream& stream) {
     }
     launch(forward_plain<T>,
            {parts(forward.rows, forward.sequences, args.heads, kPlainRows), kPlainWarps * kWarpSize,
-            plain_bytes(2 * kPlainRows + kPlainColumns, (kPlainRows + 1) * kPlainColumns, head_width, "attention")},
+            plain_bytes(2 * kPlainRows + kPlainColumns, (kPlainRows + 1) * kPlainColumns, head_width, stream,
+                        "attention")},
            stream, forward);
   });
 }
@@ -159,7 +160,7 @@ void attention_backward(const AttentionBackward& args, Stream& stream) {
     }
     const LaunchShape shape{parts(backward.rows, backward.sequences, args.heads, kPlainRows), kPlainWarps * kWarpSize,
                             plain_bytes(4 * kPlainRows + 2 * kPlainColumns, (2 * kPlainRows + 2) * kPlainColumns,
-                                        head_width, "attention_backward")};
+                                        head_width, stream, "attention_backward")};
     backward.delta = launch_deltas(backward, stream);
     launch(backward_plain<T, true>, shape, stream, backward);
     launch(backward_plain<T, false>, shape, stream, backward);

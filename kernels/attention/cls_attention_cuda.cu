@@ -234,12 +234,12 @@ Split split_of(std::int64_t size, int pack, int max_length) {
 }
 
 /// Bytes of shared memory. Throws Error where a block cannot have as many.
-std::size_t shared_bytes(const Split& split, int vectors, const char* where) {
-  constexpr std::size_t kMost = 163 << 10;  // of a block on sm_80
+std::size_t shared_bytes(const Split& split, int vectors, const Stream& stream, const char* where) {
+  const std::size_t most = most_shared_bytes(stream);
   const std::size_t bytes = static_cast<std::size_t>(split.floats(vectors)) * sizeof(float);
-  require(bytes <= kMost, where,
+  require(bytes <= most, where,
           "the scores of a sequence do not fit into shared memory; got max_length {}, expected {}", split.most,
-          split.most - static_cast<int>((bytes - kMost) / sizeof(float)) - 1);
+          split.most - static_cast<int>((bytes - most) / sizeof(float)) - 1);
   return bytes;
 }
 
@@ -263,7 +263,7 @@ void cls_attention_forward(const ClsAttentionForward& args, Stream& stream) {
         .exp2_scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(size))),
         .split = split};
     const unsigned blocks = blocks_for(args.q.extent(0) * args.heads, 1);
-    const std::size_t bytes = shared_bytes(split, 1, "cls_attention");
+    const std::size_t bytes = shared_bytes(split, 1, stream, "cls_attention");
     with_pack<T>(pack, [&](auto n) { launch(forward_heads<T, n>, {blocks, kThreads, bytes}, stream, forward); });
   });
 }
@@ -290,7 +290,7 @@ void cls_attention_backward(const ClsAttentionBackward& args, Stream& stream) {
                                .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size))),
                                .split = split};
     const unsigned blocks = blocks_for(args.q.extent(0) * args.heads, 1);
-    const std::size_t bytes = shared_bytes(split, 2, "cls_attention_backward");
+    const std::size_t bytes = shared_bytes(split, 2, stream, "cls_attention_backward");
     with_pack<T>(pack, [&](auto n) { launch(backward_heads<T, n>, {blocks, kThreads, bytes}, stream, backward); });
   });
 }

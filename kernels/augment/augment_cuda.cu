@@ -106,22 +106,20 @@ __global__ void __launch_bounds__(kMaxThreads) make_crops(const Crops args) {
   if (kInShared || plan.solarize) write_output(crop, 3 * pixels, plan.solarize, args.packed, output);
 }
 
+constexpr std::int64_t kSystemBytes = 1 << 10;  // of each block, taken by CUDA
+
 struct SharedLimits {
   std::int64_t block, multiprocessor;
 };
 
-SharedLimits shared_limits([[maybe_unused]] const Stream& stream) {
+SharedLimits shared_limits(const Stream& stream) {
+  const auto block = static_cast<std::int64_t>(most_shared_bytes(stream));
 #ifdef __CUDACC__
-  const auto attribute = [&](cudaDeviceAttr name) {
-    int value = 0;
-    const cudaError_t status = cudaDeviceGetAttribute(&value, name, stream.ordinal());
-    require(status == cudaSuccess, "augment", "cudaDeviceGetAttribute failed on device {}: {}", stream.ordinal(),
-            cudaGetErrorString(status));
-    return std::int64_t{value};
-  };
-  return {attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+  int multiprocessor = 0;
+  DINO_CUDA(cudaDeviceGetAttribute(&multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, stream.ordinal()));
+  return {block, multiprocessor};
 #else
-  return {227 << 10, 228 << 10};  // sm_90
+  return {block, block + kSystemBytes};
 #endif
 }
 
@@ -137,7 +135,6 @@ struct Division {
 /// find room for their crops.
 Division divide(const SharedLimits& limits, std::int64_t fixed, std::int64_t crop, std::int64_t least_work,
                 std::int64_t asked) {
-  constexpr std::int64_t kSystemBytes = 1 << 10;  // of each block, taken by CUDA
   constexpr std::int64_t kGoodWork = 8 << 10;
   const auto limit_for = [&](int blocks) {
     return std::min(limits.block, limits.multiprocessor / blocks - kSystemBytes);

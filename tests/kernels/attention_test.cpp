@@ -342,9 +342,9 @@ TEST_CASE("attention refuses heads that do not fit into a GPU's shared memory", 
   every_stream(check_wide_heads);
 }
 static void check_wide_heads(Stream& stream) {
-  const Problem p({{2}, 1, 700});
-  const HostArray qkv = random_normal(DType::float32, {2, 2100}, 1);
-  HostArray out(DType::float32, {2, 700});
+  const Problem p({{2}, 1, 1000});
+  const HostArray qkv = random_normal(DType::float32, {2, 3000}, 1);
+  HostArray out(DType::float32, {2, 1000});
   const AttentionForward args{
       .qkv = qkv, .offsets = *p.offsets, .max_length = 2, .heads = 1, .out = out, .logsumexp = Array()};
   if (stream.device() == Device::cpu) {

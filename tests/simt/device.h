@@ -49,7 +49,11 @@ const ThreadView& this_thread();
 enum class Schedule : std::uint8_t { ascending, descending, shuffled };
 void set_schedule(Schedule schedule);
 
-/// Throws Error for a grid, a block or shared memory that an H100 does not start.
+/// Shared memory that a block can have, in bytes: at first an H100's 227 KB.
+std::size_t most_shared_bytes();
+void set_most_shared_bytes(std::size_t size_bytes);
+
+/// Throws Error for a grid, a block or shared memory that an H100, or one with so much of that, does not start.
 void check_launch(const dim3& grid, const dim3& block, std::size_t shared_bytes);
 /// Runs `kernel` once for every thread of every block. Throws Error when threads wait for each other without end, as
 /// they do at a barrier that not all of them reach, and what a thread throws.

@@ -134,6 +134,7 @@ std::map<std::uintptr_t, std::size_t>& reaches() {
 
 Block* current_block = nullptr;
 Schedule current_schedule = Schedule::ascending;
+std::size_t shared_limit = std::size_t{227} << 10;
 
 Block::Block(const dim3& grid, const dim3& size, uint3 index, std::size_t shared_bytes,
              const std::function<void()>& kernel, Stacks& stacks, Schedule schedule, std::uint32_t seed)
@@ -316,18 +317,20 @@ const ThreadView& this_thread() { return current_block->current_view(); }
 
 void set_schedule(Schedule schedule) { current_schedule = schedule; }
 
+std::size_t most_shared_bytes() { return shared_limit; }
+void set_most_shared_bytes(std::size_t size_bytes) { shared_limit = size_bytes; }
+
 void check_launch(const dim3& grid, const dim3& block, std::size_t shared_bytes) {
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
   constexpr std::size_t kMaxThreads = 1024;
-  constexpr unsigned kMaxDepth = 64;             // of a block, along z
-  constexpr unsigned kMaxGrid = 65535;           // along y and z
-  constexpr std::size_t kMaxShared = 227 << 10;  // of sm_90
+  constexpr unsigned kMaxDepth = 64;    // of a block, along z
+  constexpr unsigned kMaxGrid = 65535;  // along y and z
   require(threads >= 1 && threads <= kMaxThreads, "simt", "a block has 1 to {} threads; got {}", kMaxThreads, threads);
   require(block.z <= kMaxDepth, "simt", "a block has at most {} layers of threads; got {}", kMaxDepth, block.z);
   require(grid.x <= 0x7fffffffU && grid.y <= kMaxGrid && grid.z <= kMaxGrid, "simt",
           "a grid has at most 2^31 - 1 by {} by {} blocks; got {} by {} by {}", kMaxGrid, kMaxGrid, grid.x, grid.y,
           grid.z);
-  require(shared_bytes <= kMaxShared, "simt", "a block has at most {} bytes of shared memory; got {}", kMaxShared,
+  require(shared_bytes <= shared_limit, "simt", "a block has at most {} bytes of shared memory; got {}", shared_limit,
           shared_bytes);
 }
 

@@ -1,5 +1,6 @@
 // The host's form of CUDA: that it computes what CUDA would, and that it finds the mistakes that it is there to find.
 #include "engine/graph.h"
+#include "kernels/attention/attention.h"
 #include "kernels/common/cuda/launch.h"
 #include "tests/simt/host_stream.h"
 #include "tests/support/catch.h"
@@ -210,6 +211,37 @@ TEST_CASE("simt refuses launches that a GPU does not start, and memory that it d
   const std::vector<float> heap{1};
   CHECK(error({1, 1}, &local, y.as<float>()).find("host memory") != std::string::npos);
   CHECK(error({1, 1}, heap.data(), y.as<float>()).find("host memory") != std::string::npos);
+}
+
+TEST_CASE("attention keeps to what a card's blocks can have of shared memory") {
+  constexpr std::size_t kOfH100 = std::size_t{227} << 10, kOfRtx4090 = std::size_t{99} << 10;
+  const auto stream = simt::make_host_stream();
+  const HostArray offsets = from_integers({0, 197, 234});
+  const HostArray qkv = random_normal(DType::bfloat16, {234, 3 * 64}, 1);
+  const HostArray d_out = random_normal(DType::bfloat16, {234, 64}, 2);
+  HostArray out(DType::bfloat16, {234, 64}), logsumexp(DType::float32, {1, 234});
+  std::vector<HostArray> results;
+  for (const std::size_t most : {kOfH100, kOfRtx4090}) {
+    simt::set_most_shared_bytes(most);
+    HostArray& d_qkv = results.emplace_back(DType::bfloat16, qkv.shape());
+    cuda::attention_forward(
+        {.qkv = qkv, .offsets = offsets, .max_length = 197, .heads = 1, .out = out, .logsumexp = logsumexp}, *stream);
+    cuda::attention_backward({.qkv = qkv,
+                              .offsets = offsets,
+                              .max_length = 197,
+                              .heads = 1,
+                              .out = out,
+                              .logsumexp = logsumexp,
+                              .d_out = d_out,
+                              .d_qkv = d_qkv,
+                              .mode = GradientMode::overwrite},
+                             *stream);
+  }
+  // What a launch that asks for more meets.
+  CHECK_THROWS_AS(
+      cuda::launch(read_at, {1, 1, kOfRtx4090 + 1}, *stream, logsumexp.as<float>(), logsumexp.as<float>(), 0), Error);
+  simt::set_most_shared_bytes(kOfH100);
+  CHECK(difference(results[1], results[0]).relative_norm <= 1e-3);
 }
 
 TEST_CASE("simt finds a kernel that needs an order of its blocks") {

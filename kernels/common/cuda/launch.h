@@ -54,6 +54,18 @@ struct LaunchShape {
   std::size_t shared_bytes = 0;
 };
 
+/// The most shared memory that a block of the stream's device can have, in bytes: 227 KB of an H100, 163 KB of an A100,
+/// 99 KB of the cards of compute capability 8.6, 8.9 and 12.0.
+inline std::size_t most_shared_bytes([[maybe_unused]] const Stream& stream) {
+#ifdef __CUDACC__
+  int bytes = 0;
+  DINO_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.ordinal()));
+  return static_cast<std::size_t>(bytes);
+#else
+  return simt::most_shared_bytes();
+#endif
+}
+
 #ifdef __CUDACC__
 
 /// Lets a kernel have so much shared memory. Never less than it was let before: a recording that holds a larger launch
