@@ -32,7 +32,7 @@ struct Measurement {
   std::vector<Timing> references;  // as Prepared::references
 };
 
-/// Reads so much memory before each call that nothing of it is left in a cache. A GPU writes it, in the stream's order.
+/// Reads so much memory before each call that nothing of it is left in a cache; on a GPU in the stream's order.
 class ColdCache {
  public:
   explicit ColdCache(Context& context);
@@ -41,7 +41,7 @@ class ColdCache {
 
  private:
   Context& context_;
-  Tensor buffer_;
+  Tensor buffer_, sums_;
 };
 
 Measurement measure(const Prepared& prepared, Stream& stream, ColdCache& cold, const MeasureOptions& options);
