@@ -77,6 +77,7 @@ TrainingCrops random_crops(Context& context, const TrainConfig& config) {
 /// Medians over the measured steps.
 struct StepMeasurement {
   double step_ms = 0, mean_step_ms = 0;
+  double ahead_step_ms = 0;  // mean of a row of steps that the host did not wait for one by one; 0: not measured
   double cpu_s = 0;
   double page_faults = 0;
   PhaseTimes phases;
@@ -154,21 +155,28 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
                     context.device() == Device::cpu ? OperationCounter::Timing::cpu : OperationCounter::Timing::wall);
   }
   double counted_ms = 0;
-  for (int step = 0; step < options.warmup + options.steps; ++step) {
+  const auto put_step = [&](int step) {
     const StepValues values{.lr = 1e-5,
                             .weight_decay = config.weight_decay,
                             .teacher_momentum = config.momentum_teacher,
                             .teacher_temp = config.teacher_temp,
                             .freeze_last_layer = false,
                             .step = static_cast<std::uint64_t>(step)};
+    for (int i = 0; i < config.accumulation; ++i) networks.run_micro_batch(crops, values);
+    networks.update(values);
+  };
+  const auto finish_step = [&] {
+    StepResult done = networks.wait();
+    require(!done.not_finite, "bench", "{} is not finite in step {}", done.not_finite.value_or(""), done.step);
+    return done;
+  };
+  for (int step = 0; step < options.warmup + options.steps; ++step) {
     if (counter && step == options.warmup) counter->clear();
     const double counter_begin_ms = counter ? counter->now_ms() : 0;
     const auto begin = std::chrono::steady_clock::now();
     const Usage before = Usage::now();
-    for (int i = 0; i < config.accumulation; ++i) networks.run_micro_batch(crops, values);
-    networks.update(values);
-    const StepResult done = networks.wait();
-    require(!done.not_finite, "bench", "{} is not finite in step {}", done.not_finite.value_or(""), step);
+    put_step(step);
+    const StepResult done = finish_step();
     const Usage after = Usage::now();
     const auto end = std::chrono::steady_clock::now();
     if (step < options.warmup) continue;
@@ -178,6 +186,17 @@ StepMeasurement measure_step(Context& context, StudentTeacher& networks, const T
     page_faults.push_back(after.page_faults - before.page_faults);
     phases.push_back(done.phases);
     result.loss = done.loss;
+  }
+  if (context.device() != Device::cpu && !counter) {
+    // As the trainer goes: while the device is at a step, the host puts the next ones behind it.
+    const auto begin = std::chrono::steady_clock::now();
+    for (int step = 0; step < options.steps; ++step) {
+      if (networks.pending() == StudentTeacher::kMaxPending) finish_step();
+      put_step(options.warmup + options.steps + step);
+    }
+    while (networks.pending() > 0) finish_step();
+    const auto end = std::chrono::steady_clock::now();
+    result.ahead_step_ms = std::chrono::duration<double, std::milli>(end - begin).count() / options.steps;
   }
   const auto phase_median = [&](double PhaseTimes::*phase) {
     std::vector<double> values;
@@ -289,6 +308,10 @@ int bench_step(const StepOptions& options) {
                                    {"arena_peak_bytes", context->arena().peak_bytes()},
                                    {"peak_memory_bytes", peak_bytes},
                                    {"loss", m.loss}};
+    if (m.ahead_step_ms > 0) {
+      json["ahead_step_ms"] = m.ahead_step_ms;
+      json["ahead_images_per_second"] = images / m.ahead_step_ms * 1e3;
+    }
     if (options.operations) {
       json["operations"] = operations_json(m, options);
       json["rest_ms"] = m.rest_ms;
@@ -301,6 +324,8 @@ int bench_step(const StepOptions& options) {
              config.patch_size, config.batch_size_per_gpu, config.accumulation, config.global_crops_size,
              config.local_crops_number, config.local_crops_size, config.out_dim);
   fmt::print("{:>10.2f} images/s\n{:>10.1f} ms a step (mean {:.1f})\n", images_per_second, m.step_ms, m.mean_step_ms);
+  if (m.ahead_step_ms > 0)
+    fmt::print("{:>10.2f} images/s in a row, as training goes\n", images / m.ahead_step_ms * 1e3);
   fmt::print("{:>10.1f} ms teacher\n{:>10.1f} ms student\n{:>10.1f} ms loss\n", m.phases.teacher_ms,
              m.phases.student_ms, m.phases.loss_ms);
   fmt::print("{:>10.1f} ms backward\n{:>10.1f} ms update\n", m.phases.backward_ms, m.phases.update_ms);
