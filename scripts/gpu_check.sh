@@ -5,15 +5,15 @@
 #   the speed of training from pictures on the disk; of the training step beside PyTorch's, where there is PyTorch; and of every
 #   operation beside cuDNN's;
 #   compute-sanitizer over the kernels' tests;
-#   a table of all that, last. Logs are in gpu_check/ (the table, as far as it has come, in table.txt), and packed in
-#   gpu_check.tar.gz.
+#   a table of all that, last. Logs are in gpu_check/ (the table, as far as it has come, in table.txt and, with the machine and the
+#   commit, in results.json), and packed in gpu_check.tar.gz.
 #   ./scripts/gpu_check.sh [--quick]     --quick leaves the benchmarks and the sanitizer out
 #   ./scripts/gpu_check.sh --seconds 480 in less than the ten minutes, the build not counted
 #   ./scripts/gpu_check.sh --only 'training|.*attention.*'       some stages, by the table's names
 #   ./scripts/gpu_check.sh --rehearse    without a GPU: the same steps on the CPU at small sizes, to see that all of this works
 #   DINO_PYTHON=/opt/torch/bin/python ./scripts/gpu_check.sh     a Python that has PyTorch
 # Ends with 0 when everything passed, 1 when something failed, 77 (SKIPPED, with the reason) where there is no GPU. A stage that fails or
-# hangs does not keep the others from running. What is left over of the time goes to the sanitizer.
+# hangs does not keep the others from running. What counts most comes first; what is left over of the time goes to the sanitizer.
 set -uo pipefail
 [ -z "${DINO_GOLDEN_DIR:-}" ] || DINO_GOLDEN_DIR=$(realpath "$DINO_GOLDEN_DIR")
 cd "$(dirname "$0")/.." || exit 1
@@ -61,7 +61,7 @@ rm -rf "$logs" "$logs.tar.gz" && mkdir -p "$logs"
 
 # NVIDIA's libraries that lie neither beside the program nor in a toolkit: those that PyTorch's packages bring along.
 python=${DINO_PYTHON:-python3}
-packaged=$("$python" -c '
+packaged=$(timeout 30 "$python" -c '
 import glob, sysconfig
 print(":".join(sorted({f for name in ("purelib", "platlib") for f in glob.glob(sysconfig.get_path(name) + "/nvidia/*/lib")})))' 2>/dev/null)
 [ -z "$packaged" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$packaged
@@ -79,12 +79,18 @@ chmod +x "$start"
 # ------------------------------------------------------------------------------------------------------------- the machine
 watcher=
 trap '[ -z "$watcher" ] || kill "$watcher" 2>/dev/null' EXIT
+# A driver that hangs must not hang this.
+ask() { timeout --kill-after=5 "$@" 2>&1 </dev/null; }
+card=
+tests_listed=
 if [ $rehearse = no ]; then
   if command -v nvidia-smi >/dev/null; then
-    nvidia-smi --query-gpu=index,name,driver_version,memory.total,memory.used,compute_cap,clocks.max.sm,power.limit --format=csv ||
+    card=$(ask 20 nvidia-smi --query-gpu=index,name,driver_version,memory.total,memory.used,compute_cap,clocks.max.sm,power.limit --format=csv) ||
       echo "nvidia-smi fails"
+    echo "$card"
   fi
-  "$start" "$tests/device_test" -# --list-tags "[device]" >"$logs/files.txt" 2>&1
+  ask 90 "$start" "$tests/device_test" -# --list-tags "[device]" >"$logs/files.txt"
+  tests_listed=$?
   if grep -q '^SKIPPED' "$logs/files.txt"; then
     cat "$logs/files.txt"
     exit $kSkipped
@@ -132,18 +138,51 @@ child=
 end_stage() { [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null; child=; }
 pack_logs() { tar -czf "$logs.tar.gz" -C "$(dirname "$logs")" "$(basename "$logs")" 2>/dev/null; }
 trap 'end_stage; print_table; pack_logs; echo "FAILED: stopped"; exit 1' INT TERM
+# Text as JSON has it.
+quoted() { printf '"%s"' "$(printf '%s' "$1" | tr -d '\000-\010\013-\037' | sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/ /g' | paste -sd ' ' | { iconv -c -f UTF-8 -t UTF-8 2>/dev/null || cat; })"; }
+commit=$(cat COMMIT 2>/dev/null || git rev-parse HEAD 2>/dev/null)
+version=$("$start" ./dino_cuda --version | head -n 1)
+results=()
+# The table for programs to read, after each row anew: it is there also where this script is killed.
+write_results() {
+  {
+    printf '{\n  "version": %s,\n  "commit": %s,\n' "$(quoted "$version")" "$(quoted "$commit")"
+    printf '  "device": %s,\n  "card": %s,\n' "$(quoted "$(sed -n 's/^On //p' "$logs/files.txt" 2>/dev/null)")" \
+      "$(quoted "$(printf '%s' "$card" | tail -n 1)")"
+    printf '  "date": "%s",\n  "seconds": %d,\n  "rehearsal": %s,\n  "rows": [\n' "$(date -u +%FT%TZ)" $(($(date +%s) - begin)) \
+      "$([ $rehearse = yes ] && echo true || echo false)"
+    local i
+    for ((i = 0; i < ${#results[@]}; i++)); do
+      printf '    %s%s\n' "${results[i]}" "$([ $i -lt $((${#results[@]} - 1)) ] && echo ,)"
+    done
+    printf '  ]\n}\n'
+  } >"$logs/results.json.new" && mv "$logs/results.json.new" "$logs/results.json"
+}
+# add_row STAGE RESULT SECONDS DETAIL
 add_row() {
   rows+=("$(printf '%-28s %-24s %5d s  %s' "$@")")
   echo "${rows[-1]}"
   echo "${rows[-1]}" >>"$logs/table.txt"
+  local numbers='' key value
+  for key in images_per_second ahead_images_per_second step_ms peak_memory_bytes; do
+    value=$(number "$1" $key)
+    [ -z "$value" ] || numbers+=", \"$key\": $value"
+  done
+  results+=("{\"stage\": $(quoted "$1"), \"result\": $(quoted "$2"), \"seconds\": $3, \"detail\": $(quoted "$4")$numbers}")
+  write_results
 }
+# A number of a report in JSON.
+number() { sed -n "s/.*\"$2\": *\([0-9.eE+-]*\).*/\1/p" "$logs/$1.log" 2>/dev/null | tail -n 1; }
 # stage NAME SECONDS COMMAND…: runs it with a time limit, its output in a log; the last line of the log, or what detail_NAME makes of
-# it, goes to the table.
+# it, goes to the table. Where stages ran over their limits one after the other, the GPU answers no more: from then on each gets
+# little time, until one ends by itself.
+over_in_a_row=0
 stage() {
   local name=$1 limit=$2 log=$logs/$1.log began status result detail
   [[ $name =~ ^($only)$ ]] || return 0
   shift 2
   began=$(date +%s)
+  [ $over_in_a_row -lt 2 ] || [ "$limit" -lt 20 ] || limit=20
   [ "$limit" -lt "$(left)" ] || limit=$(left)
   if [ "$limit" -lt 5 ]; then
     add_row "$name" "SKIPPED" 0 "the time is over"
@@ -156,6 +195,11 @@ stage() {
   end_stage
   # Killed, because it did not heed the first signal.
   if [ $status -eq 137 ] && [ $(($(date +%s) - began)) -ge "$limit" ]; then status=124; fi
+  if [ $status -ne 124 ]; then
+    over_in_a_row=0
+  elif [[ $name != *check ]]; then
+    over_in_a_row=$((over_in_a_row + 1))
+  fi
   case $status in
     0) result=passed ;;
     "$kSkipped") result=SKIPPED ;;
@@ -181,15 +225,31 @@ stage() {
   add_row "$name" "$result" $(($(date +%s) - began)) "${detail:0:100}"
 }
 
-stage selftest 60 "$start" ./dino_cuda selftest --device "$device"
-if [ $rehearse = no ]; then
-  # A process for each file of tests: after an access to wrong addresses a process can do nothing more on the GPU.
-  files=$(grep -o '\[#[a-z0-9_]*\]' "$logs/files.txt" | tr -d '[#]' | sort -u)
-  [ -n "$files" ] || { echo "FAILED: device_test lists no tests"; exit 1; }
-  for file in $files; do
-    stage "$file" 60 "$start" "$tests/device_test" -# -w NoTests "[#$file][device]"
-  done
-fi
+# What a report of a step says.
+detail_step() {
+  local rate ahead memory
+  rate=$(number "$1" images_per_second) ahead=$(number "$1" ahead_images_per_second) memory=$(number "$1" peak_memory_bytes)
+  if [ -n "$rate" ] && [ -n "$memory" ]; then
+    awk -v rate="$rate" -v ahead="$ahead" -v memory="$memory" 'BEGIN {
+      printf "%.1f images/s, %s%.2f GiB at most\n", rate, (ahead > 0 ? sprintf("%.1f in a row, ", ahead) : ""), memory / 2^30 }'
+  else
+    grep -v '^[[:space:]=]*$' "$logs/$1.log" | tail -n 1
+  fi
+}
+detail_step_bf16() { detail_step step_bf16; }
+detail_step_fp32() { detail_step step_fp32; }
+detail_step_nccl() {
+  printf '%s' "$(detail_step step_nccl)"
+  awk -v with="$(number step_nccl step_ms)" -v without="$(number step_bf16 step_ms)" \
+    'BEGIN { if (with > 0 && without > 0) printf ", %.3f times the time without NCCL\n", with / without; else print "" }'
+}
+detail_pytorch_eager() { detail_step pytorch_eager; }
+detail_pytorch_compiled() { detail_step pytorch_compiled; }
+
+stage selftest 90 "$start" ./dino_cuda selftest --device "$device"
+# The number that all of this is for, as soon as the kernels are right.
+bench=("$start" ./dino_cuda bench step --device "$device" --json "${steps[@]}")
+if [ "$quick" = no ]; then stage step_bf16 60 "${bench[@]}" "${step[@]}" --precision bf16; fi
 
 # One photograph many times: the crops differ. The same seed, so the same crops, weights and draws; fp32, so that the two differ by
 # the order of their sums alone.
@@ -219,6 +279,17 @@ export -f compare_training
 export logs start python
 stage training 120 bash -c compare_training
 
+if [ $rehearse = no ]; then
+  # A process for each file of tests: after an access to wrong addresses a process can do nothing more on the GPU.
+  files=$(grep -o '\[#[a-z0-9_]*\]' "$logs/files.txt" | tr -d '[#]' | sort -u)
+  if [ -z "$files" ]; then
+    stage device_test 10 sh -c "tail -n 5 '$logs/files.txt'; echo it lists no tests, status $tests_listed; exit 1"
+  fi
+  for file in $files; do
+    stage "$file" 60 "$start" "$tests/device_test" -# -w NoTests "[#$file][device]"
+  done
+fi
+
 # Training as it is meant to be: from pictures on the disk, decoded and cut as it runs. One photograph again, as large as ImageNet's
 # are on average where Python can make it so. No step before the third quarter counts.
 train_from_disk() {
@@ -242,27 +313,6 @@ train_from_disk() {
 export -f train_from_disk
 if [ "$quick" = no ]; then stage from_disk 90 bash -c 'train_from_disk "$@"' - "${loading[-1]}" $loading_steps "${loading[@]}"; fi
 
-# A number of a report in JSON.
-number() { sed -n "s/.*\"$2\": *\([0-9.eE+-]*\).*/\1/p" "$logs/$1.log" 2>/dev/null | tail -n 1; }
-# What a report of a step says.
-detail_step() {
-  local rate memory
-  rate=$(number "$1" images_per_second) memory=$(number "$1" peak_memory_bytes)
-  if [ -n "$rate" ] && [ -n "$memory" ]; then
-    awk -v rate="$rate" -v memory="$memory" 'BEGIN { printf "%.1f images/s, %.2f GiB at most\n", rate, memory / 2^30 }'
-  else
-    grep -v '^[[:space:]=]*$' "$logs/$1.log" | tail -n 1
-  fi
-}
-detail_step_bf16() { detail_step step_bf16; }
-detail_step_fp32() { detail_step step_fp32; }
-detail_step_nccl() {
-  printf '%s' "$(detail_step step_nccl)"
-  awk -v with="$(number step_nccl step_ms)" -v without="$(number step_bf16 step_ms)" \
-    'BEGIN { if (with > 0 && without > 0) printf ", %.3f times the time without NCCL\n", with / without; else print "" }'
-}
-detail_pytorch_eager() { detail_step pytorch_eager; }
-detail_pytorch_compiled() { detail_step pytorch_compiled; }
 # pytorch NAME SECONDS OPTION…: PyTorch's step.
 pytorch() {
   local name=$1 limit=$2
@@ -321,22 +371,20 @@ sanitize() {
 }
 
 if [ "$quick" = no ]; then
-  bench=("$start" ./dino_cuda bench step --device "$device" --json "${steps[@]}")
-  stage step_bf16 60 "${bench[@]}" "${step[@]}" --precision bf16
   stage step_fp32 60 "${bench[@]}" "${step_fp32[@]}" --precision fp32
   # The sums of the gradients over one rank, within the graph of the step.
   if [ $rehearse = no ]; then stage step_nccl 60 "${bench[@]}" "${step[@]}" --precision bf16 --communicator nccl; fi
   pytorch pytorch_eager 60 "${step[@]}" "${steps[@]}" --precision $amp
-  sanitize memcheck 90
+  pytorch pytorch_compiled 150 "${step[@]}" "${steps[@]}" --precision bf16 --attention sdpa $compile
+  export -f number compare_steps
+  export kSkipped
+  stage comparison 10 bash -c compare_steps
   stage operations 150 "$start" ./dino_cuda bench --device "$device" "${operations[@]}" --json "$logs/operations.json"
   # A library's wrong access ends the use of the GPU for the whole process.
   if [ ! -s "$logs/operations.json" ] && [[ operations =~ ^($only)$ ]]; then
     stage operations_alone 60 "$start" ./dino_cuda bench --device "$device" "${operations[@]}" --alone --json "$logs/operations.json"
   fi
-  pytorch pytorch_compiled 150 "${step[@]}" "${steps[@]}" --precision bf16 --attention sdpa $compile
-  export -f number compare_steps
-  export kSkipped
-  stage comparison 10 bash -c compare_steps
+  sanitize memcheck 90
   sanitize racecheck 120
 fi
 
