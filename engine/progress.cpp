@@ -49,6 +49,8 @@ std::string format_duration(double seconds) {
 }
 
 void RemainingTime::note(double at_s, std::int64_t done) {
+  // What came before the first of the things that are counted says nothing about their pace.
+  if (marks_.size() == 1 && marks_[0].done == done) marks_.clear();
   // The newest mark moves until it is far enough from the one before.
   if (marks_.size() >= 2 && at_s - marks_[marks_.size() - 2].at_s < kPaceSpacing_s) marks_.pop_back();
   marks_.push_back({at_s, done});

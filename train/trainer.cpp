@@ -108,6 +108,7 @@ class Trainer {
         evaluate("before training", -1, progress);
       }
       tell_observers(&RunObserver::started, pause(position_.epoch - 1, progress));
+      progress.update(position_.step);  // from here on the steps count for the time that is left
     } catch (const Interrupted&) {
       return stopped(progress);
     }
@@ -224,8 +225,9 @@ class Trainer {
   }
 
   std::string describe() const {
-    return fmt::format("{} parameters, {} steps of {} images per epoch, {} epochs, {}{}{}",
+    return fmt::format("{} parameters, {} steps of {} images per epoch, {} epoch{}, {}{}{}",
                        networks_.layout().parameter_count(), steps_per_epoch_, global_batch_, config_.epochs,
+                       config_.epochs == 1 ? "" : "s",
                        compute_type_for(config_.precision, context_.device()) == DType::bfloat16 ? "bf16" : "fp32",
                        communicator_.size() > 1 ? fmt::format(", {} ranks", communicator_.size()) : "",
                        position_.step > 0 ? fmt::format(", from step {}", position_.step) : "");

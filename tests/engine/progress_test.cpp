@@ -69,6 +69,15 @@ TEST_CASE("The time that is left follows the pace of the last half minute") {
   CHECK(remaining.left_s(done + 1000) == Approx(50).epsilon(0.01));
 }
 
+TEST_CASE("What comes before the first thing that is counted says nothing about the time that is left") {
+  RemainingTime remaining;
+  remaining.note(0, 7);
+  remaining.note(100, 7);  // an evaluation, before the first step
+  CHECK(remaining.left_s(17) == 0);
+  remaining.note(101, 8);
+  CHECK(remaining.left_s(18) == Approx(10));
+}
+
 TEST_CASE("Durations read as clocks do") {
   CHECK(format_duration(0) == "0:00");
   CHECK(format_duration(59.6) == "1:00");
