@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -165,6 +166,8 @@ int out_of_memory(const std::bad_alloc& error, const std::string& speaker) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A file that may not grow further (ulimit -f) is a write that fails, as on a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   std::string speaker = "dino_cuda";
   try {
     // Of several ranks, the first one speaks; the others only say what goes wrong.

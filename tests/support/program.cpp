@@ -46,7 +46,6 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramLimits&
   if (!limits.working_folder.empty() && chdir(limits.working_folder.c_str()) != 0) _exit(126);
   if (limits.file_bytes > 0) {
     const rlimit limit{static_cast<rlim_t>(limits.file_bytes), static_cast<rlim_t>(limits.file_bytes)};
-    std::signal(SIGXFSZ, SIG_IGN);  // so that writing fails, as it does on a full disk
     if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(126);
   }
   if (limits.address_bytes > 0) {
