@@ -1,6 +1,7 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/output.h"
+#include "cli/waiting.h"
 #include "engine/communicators/world.h"
 #include "engine/host_memory.h"
 #include "engine/progress.h"
@@ -166,6 +167,7 @@ int out_of_memory(const std::bad_alloc& error, const std::string& speaker) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  dino::wait_without_long_spins(argv);
   // A file that may not grow further (ulimit -f) is a write that fails, as on a full disk.
   std::signal(SIGXFSZ, SIG_IGN);
   std::string speaker = "dino_cuda";

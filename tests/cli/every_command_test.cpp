@@ -252,6 +252,28 @@ TEST_CASE("words in the wrong place are answered with the right one") {
   CHECK(is_one_line_error(outcome.errors));
 }
 
+// LLVM's OpenMP, which the thread sanitizer needs, does not print it.
+#if !defined(__SANITIZE_THREAD__)
+TEST_CASE("threads that wait do not spin for long, unless the environment says how they wait") {
+  const auto spins = [](std::vector<std::string> setting) {
+    std::vector<std::string> launcher{
+        "env", "-u", "OMP_WAIT_POLICY", "-u", "GOMP_SPINCOUNT", "OMP_DISPLAY_ENV=verbose"};
+    launcher.insert(launcher.end(), setting.begin(), setting.end());
+    const Outcome outcome = run_program({"--version"}, {.launcher = launcher});
+    CHECK(outcome.status == 0);
+    // The program may have started itself again: what it was in the end counts.
+    const std::regex form("GOMP_SPINCOUNT = '([^']*)'");
+    std::string last;
+    for (std::sregex_iterator at(outcome.errors.begin(), outcome.errors.end(), form), end; at != end; ++at)
+      last = (*at)[1];
+    return last;
+  };
+  CHECK(spins({}) == "10000");
+  CHECK(spins({"GOMP_SPINCOUNT=77"}) == "77");
+  CHECK(spins({"OMP_WAIT_POLICY=passive"}) == "0");
+}
+#endif
+
 TEST_CASE("bash completes commands, options, choices, keys of the configuration and names of files") {
   using Words = std::set<std::string>;
   const TemporaryFolder folder;
