@@ -359,11 +359,7 @@ void add_bench_step_command(Command bench, Run& run) {
                    "what each operation took, by kind and size; waits for the device after each");
   add_json_option(command, options->json);
   add_config_options(command, options->overrides);
-  command.allow_extras();  // reported below, with the key that was probably meant
-  command.callback([command, options, &run] {
-    refuse_extras(command);
-    run = [options] { return bench_step(*options); };
-  });
+  command.callback([options, &run] { run = [options] { return bench_step(*options); }; });
 }
 
 }  // namespace dino

@@ -56,21 +56,4 @@ TrainConfig effective_config(const std::string& path, const ConfigOverrides& ove
   return config;
 }
 
-void refuse_extras(Command command) {
-  for (const std::string& word : command.app().remaining()) {
-    if (!word.starts_with("--")) refuse_word(word, "unexpected argument");
-    std::vector<std::string> options;
-    for (const CLI::Option* option : command.app().get_options()) {
-      if (!option->get_lnames().empty()) options.push_back(option->get_lnames().front());
-    }
-    const std::vector<std::string_view> names(options.begin(), options.end());
-    const std::string name = word.substr(2, word.find('=') - 2);
-    if (name == "config") {
-      refuse_word("--config",
-                  fmt::format("unknown option; try dino_cuda {} config.toml, without it", command.app().get_name()));
-    }
-    refuse_word("--" + name, fmt::format("unknown option; try --{}", nearest_name(name, names)));
-  }
-}
-
 }  // namespace dino

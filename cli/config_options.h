@@ -19,7 +19,4 @@ void add_config_options(Command command, const std::shared_ptr<ConfigOverrides>&
 /// The file's configuration (the defaults where `path` is empty) under the command line's keys. Throws Error.
 TrainConfig effective_config(const std::string& path, const ConfigOverrides& overrides);
 
-/// Reports the words that no option took, with the option that was probably meant. For a command that allows extras.
-void refuse_extras(Command command);
-
 }  // namespace dino

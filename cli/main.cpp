@@ -2,6 +2,7 @@
 #include "cli/machine.h"
 #include "cli/output.h"
 #include "cli/waiting.h"
+#include "cli/words.h"
 #include "engine/communicators/world.h"
 #include "engine/host_memory.h"
 #include "engine/progress.h"
@@ -9,7 +10,6 @@
 #include "kernels/common/error.h"
 #include "kernels/common/out_of_memory.h"
 #include "models/weights_file.h"
-#include "train/config.h"
 
 #include <CLI/CLI.hpp>
 
@@ -28,41 +28,6 @@ namespace {
 
 constexpr int kFailure = 1;
 constexpr int kUsage = 2;
-
-/// Configuration keys are written with underscores; the command line may have hyphens as well.
-std::string with_underscores(std::string argument) {
-  if (!argument.starts_with("--")) return argument;
-  for (std::size_t i = 2; i < argument.size() && argument[i] != '='; ++i) {
-    if (argument[i] == '-') argument[i] = '_';
-  }
-  return argument;
-}
-
-/// `help` and `help train` as `--help` and `train --help`.
-std::vector<std::string> with_help_as_option(std::vector<std::string> arguments) {
-  if (arguments.empty() || arguments.front() != "help") return arguments;
-  arguments.erase(arguments.begin());
-  arguments.emplace_back("--help");
-  return arguments;
-}
-
-/// Refuses a first word that is no command, with the one that was probably meant.
-void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>& arguments) {
-  if (arguments.empty()) return;
-  if (arguments.front().starts_with('-')) {
-    const std::string option = arguments.front().substr(0, arguments.front().find('='));
-    if (app.get_option_no_throw(option) != nullptr) return;
-    dino::refuse_word(option,
-                      fmt::format("options stand behind their command; try dino_cuda COMMAND {}", arguments.front()));
-  }
-  std::vector<std::string_view> names;
-  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
-    if (command->get_name() == arguments.front()) return;
-    names.push_back(command->get_name());
-  }
-  dino::refuse_word(arguments.front(),
-                    fmt::format("unknown command; try {}", dino::nearest_name(arguments.front(), names)));
-}
 
 /// Names in files that come from elsewhere must not steer the terminal.
 std::string one_line(std::string text) {
@@ -132,14 +97,9 @@ int run_program(int argc, char** argv) {
   dino::add_man_command(program, run);
   dino::add_quiet_options(program);
 
-  std::vector<std::string> arguments = with_help_as_option({argv + 1, argv + argc});
-  const bool takes_keys = !arguments.empty() &&
-                          (arguments.front() == "train" || arguments.front() == "bench" || arguments.front() == "plan");
-  for (std::string& argument : arguments) {
-    if (takes_keys) argument = with_underscores(argument);
-  }
+  std::vector<std::string> arguments = dino::as_written_here(program, {argv + 1, argv + argc});
   try {
-    refuse_unknown_command(app, arguments);
+    dino::refuse_unknown_words(program, arguments);
     std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
     app.parse(arguments);
   } catch (const CLI::ParseError& error) {

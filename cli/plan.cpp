@@ -513,11 +513,7 @@ void add_plan_command(Command app, Run& run) {
   command.add_flag("--no_speed", options->no_speed, "measure and predict no speed");
   add_json_option(command, options->json);
   add_config_options(command, options->overrides);
-  command.allow_extras();  // reported below, with the key that was probably meant
-  command.callback([command, options, &run] {
-    refuse_extras(command);
-    run = [options] { return plan_command(*options); };
-  });
+  command.callback([options, &run] { run = [options] { return plan_command(*options); }; });
 }
 
 }  // namespace dino

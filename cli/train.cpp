@@ -154,11 +154,7 @@ void add_train_command(Command app, Run& run) {
   add_json_option(command, options->json);
   add_launch_options(command, options->launch);
   add_config_options(command, options->overrides);
-  command.allow_extras();  // reported below, with the key that was probably meant
-  command.callback([command, options, &run] {
-    refuse_extras(command);
-    run = [options] { return train_command(*options); };
-  });
+  command.callback([options, &run] { run = [options] { return train_command(*options); }; });
 }
 
 }  // namespace dino

@@ -5,6 +5,7 @@
 #include "engine/text.h"
 #include "kernels/common/error.h"
 #include "train/config_table.h"
+#include "train/names.h"
 
 #include <fmt/ranges.h>
 
@@ -34,10 +35,12 @@ const ConfigField* find_field(std::string_view name) {
   return at == table.end() ? nullptr : &*at;
 }
 
-std::string nearest_key(std::string_view name) {
+/// What to try instead of a key that is none; `dashes` stand before keys.
+std::string instead_of_key(std::string_view name, std::string_view dashes = "") {
   std::vector<std::string_view> names;
   for (const ConfigField& field : config_table()) names.push_back(field.name);
-  return std::string(nearest_name(name, names));
+  const std::string_view meant = probable_name(name, names, synonyms_of_keys());
+  return meant.empty() ? "`dino_cuda train --print_config`, which shows all" : fmt::format("{}{}", dashes, meant);
 }
 
 std::string number_to_toml(double value) {
@@ -212,33 +215,6 @@ void append_word(toml::array& values, std::string_view word) {
 
 }  // namespace
 
-std::string_view nearest_name(std::string_view word, const std::vector<std::string_view>& known) {
-  std::string_view best;
-  std::size_t best_distance = std::numeric_limits<std::size_t>::max();
-  std::vector<std::size_t> row;
-  for (const std::string_view candidate : known) {
-    // Levenshtein distance, one row of the table at a time.
-    row.resize(candidate.size() + 1);
-    for (std::size_t j = 0; j < row.size(); ++j) row[j] = j;
-    for (std::size_t i = 0; i < word.size(); ++i) {
-      std::size_t diagonal = row[0];
-      row[0] = i + 1;
-      for (std::size_t j = 0; j < candidate.size(); ++j) {
-        const std::size_t replaced = diagonal + (word[i] == candidate[j] ? 0 : 1);
-        diagonal = row[j + 1];
-        row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
-      }
-    }
-    // A key that the word begins is meant more often than one that merely is as short.
-    const std::size_t distance = !word.empty() && candidate.starts_with(word) ? 0 : row.back();
-    if (distance < best_distance) {
-      best_distance = distance;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
 std::vector<ConfigKey> config_keys() {
   const TrainConfig defaults;
   std::vector<ConfigKey> keys;
@@ -253,7 +229,7 @@ std::vector<ConfigKey> config_keys() {
 
 std::string config_value(const TrainConfig& config, std::string_view key) {
   const ConfigField* field = find_field(key);
-  if (field == nullptr) fail("config", "unknown key {}; try {}", key, nearest_key(key));
+  if (field == nullptr) fail("config", "unknown key {}; try {}", key, instead_of_key(key));
   return value_to_toml(*field, config);
 }
 
@@ -262,7 +238,9 @@ TrainConfig parse_config(std::string_view text, std::string_view name) {
   try {
     table = toml::parse(text, name);
   } catch (const toml::parse_error& error) {
-    fail("config", "{}:{}: this is not TOML: {}", name, error.source().begin.line, error.description());
+    const bool unquoted = error.description().find("could not determine value type") != std::string_view::npos;
+    fail("config", "{}:{}: this is not TOML: {}{}", name, error.source().begin.line, error.description(),
+         unquoted ? "; try quotes around texts, as in arch = \"vit_small\"" : "");
   }
   // In the order of the file, so that the first mistake is the one reported.
   std::vector<std::pair<const toml::key*, const toml::node*>> entries;
@@ -276,7 +254,7 @@ TrainConfig parse_config(std::string_view text, std::string_view name) {
     if (field == nullptr && node->is_table())
       fail("config", "{}:{}: unknown table [{}]; keys stand at the top level", name, line, key->str());
     if (field == nullptr)
-      fail("config", "{}:{}: unknown key {}; try {}", name, line, key->str(), nearest_key(key->str()));
+      fail("config", "{}:{}: unknown key {}; try {}", name, line, key->str(), instead_of_key(key->str()));
     require(assign(config, *field, *node), "config", "{}:{}: wrong value for {}; got {}, expected {}", name, line,
             field->name, node_to_string(*node), expected_of(*field));
   }
@@ -285,7 +263,8 @@ TrainConfig parse_config(std::string_view text, std::string_view name) {
 
 TrainConfig read_config(const std::filesystem::path& path) {
   std::error_code none;
-  require(!std::filesystem::is_directory(path, none), "config", "{} is a folder; expected a TOML file", path.string());
+  require(!std::filesystem::is_directory(path, none), "config",
+          "{} is a folder; expected a TOML file; try dino_cuda init {} to write one", path.string(), path.string());
   require(!std::filesystem::is_character_file(path, none) && !std::filesystem::is_block_file(path, none), "config",
           "{} is a device; expected a TOML file", path.string());
   const std::uintmax_t size_bytes = std::filesystem::file_size(path, none);
@@ -309,7 +288,7 @@ std::map<std::string, std::string> config_values(const std::filesystem::path& pa
 
 void override_config(TrainConfig& config, std::string_view key, std::string_view value) {
   const ConfigField* field = find_field(key);
-  if (field == nullptr) fail("config", "unknown option --{}; try --{}", key, nearest_key(key));
+  if (field == nullptr) fail("config", "unknown option --{}; try {}", key, instead_of_key(key, "--"));
   const bool is_text = std::holds_alternative<std::string TrainConfig::*>(field->member);
   const bool is_list = std::holds_alternative<std::array<double, 2> TrainConfig::*>(field->member) ||
                        std::holds_alternative<std::vector<int> TrainConfig::*>(field->member);

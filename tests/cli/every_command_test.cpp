@@ -237,6 +237,15 @@ TEST_CASE("words in the wrong place are answered with the right one") {
        "dino_cuda: --config: unknown option; try dino_cuda train config.toml, without it\n"},
       {{"train", "--batch", "4"}, "dino_cuda: --batch: unknown option; try --batch_size_per_gpu\n"},
       {{"rport", "run"}, "dino_cuda: rport: unknown command; try report\n"},
+      {{"xyzzy", "run"}, "dino_cuda: xyzzy: unknown command; try --help\n"},
+      // As in the official code, also where something else is missing.
+      {{"eval_knn"}, "dino_cuda: eval_knn: unknown command; try eval knn\n"},
+      {{"train", "--use_fp16", "true"}, "dino_cuda: --use_fp16: unknown option; try --precision\n"},
+      {{"train", "--dist_url=env://"}, "dino_cuda: --dist_url: unknown option; try dino_cuda train --help\n"},
+      {{"eval", "knn", "--pretrained_weights", "w"},
+       "dino_cuda: --pretrained_weights: unknown option; try --weights\n"},
+      {{"eval", "knn", "--checkpoint_key", "teacher"}, "dino_cuda: --checkpoint_key: unknown option; try --network\n"},
+      {{"eval", "knn", "--nb_knn", "10", "20"}, "dino_cuda: --nb_knn: unknown option; try --k\n"},
   };
   for (const Case& c : cases) {
     const Outcome outcome = run_program(c.words);
@@ -250,6 +259,16 @@ TEST_CASE("words in the wrong place are answered with the right one") {
   CHECK(outcome.status == 2);
   CHECK(outcome.errors.size() < 400);
   CHECK(is_one_line_error(outcome.errors));
+}
+
+TEST_CASE("options have hyphens or underscores, as one likes") {
+  // Each is read, so that what is missing is the next thing that is said.
+  for (const char* option : {"--image-size", "--image_size"}) {
+    const Outcome outcome = run_program({"eval", "knn", option, "96", "--allow_unexpected"});
+    CHECK(outcome.status == 2);
+    CHECK(outcome.errors == "dino_cuda: --weights is required; try --help\n");
+  }
+  CHECK(run_program({"train", "--warmup-epochs=3", "--print-config", "--epochs", "4"}).status == 0);
 }
 
 // LLVM's OpenMP, which the thread sanitizer needs, does not print it.

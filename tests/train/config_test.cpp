@@ -50,6 +50,12 @@ TEST_CASE("errors name file, line, what came and what was expected") {
   CHECK(error_of("epochs = 3\nwarmup_epoch = 2\n") ==
         "[config] run.toml:2: unknown key warmup_epoch; try warmup_epochs");
   CHECK(error_of("batch_size = 3\n") == "[config] run.toml:1: unknown key batch_size; try batch_size_per_gpu");
+  // The official script's and others' names, also misspelt; nothing where nothing is near.
+  CHECK(error_of("use_fp16 = true\n") == "[config] run.toml:1: unknown key use_fp16; try precision");
+  CHECK(error_of("lerning_rate = 1\n") == "[config] run.toml:1: unknown key lerning_rate; try lr");
+  CHECK(error_of("dist_url = 1\n") ==
+        "[config] run.toml:1: unknown key dist_url; try `dino_cuda train --print_config`, which shows all");
+  CHECK(error_of("arch = vit_tiny\n").ends_with("; try quotes around texts, as in arch = \"vit_small\""));
   CHECK(error_of("\n[model]\narch = \"vit_tiny\"\n") ==
         "[config] run.toml:2: unknown table [model]; keys stand at the top level");
   CHECK(error_of("\n\nepochs = \"many\"\n") ==
