@@ -211,6 +211,7 @@ void predict_speed(Plan& plan, const PlanOptions& options, const RunFacts& facts
         .timing = options.cpu_time ? OperationCounter::Timing::cpu : OperationCounter::Timing::wall,
         .most_flops = plan.target.device == Device::cpu ? 1.5e12 : 1e15,
         .memory = plan.target.limits};
+    say("measuring a few steps of this configuration; --no_speed leaves that out");
     speeds = std::make_unique<MeasuredSpeeds>(measure_speeds(*plan.target.context, plan.config, facts, profile));
     plan.speed_source = options.cpu_time ? "measured here, CPU time" : "measured here";
   }
