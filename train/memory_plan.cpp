@@ -253,9 +253,18 @@ void require_memory(const TrainConfig& config, const RunFacts& facts, Context& c
   std::size_t needed = plan.device_bytes();
   std::string available = fmt::format("{} for tensors ({})", format_bytes(static_cast<double>(limits.device_bytes)),
                                       on_cpu ? "addresses of this process" : "free memory of the GPU");
+  bool addresses_are_short = false;
   if (plan.device_bytes() <= limits.device_bytes) {
     needed = plan.host_bytes() + (on_cpu ? plan.device_bytes() : 0);
     available = limits.host;
+    addresses_are_short = needed <= limits.host_bytes;
+  }
+  if (addresses_are_short) {
+    fail("memory",
+         "the run does not fit; got {} of addresses (ulimit -v), expected about {} at least, as libraries and "
+         "threads take addresses without memory; try a larger ulimit -v, or --ignore_memory",
+         format_bytes(static_cast<double>(limits.address_bytes)),
+         format_bytes(static_cast<double>(plan.host_bytes() + kUnusedAddresses)));
   }
   const auto smaller = same_global_batch(config, facts, limits);
   const std::string advice =
