@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/image_size.h"
 #include "cli/machine.h"
 #include "cli/network_options.h"
 #include "cli/output.h"
@@ -207,6 +208,7 @@ int attention_command(Options options) {
       for (const fs::path& file : written) drawn.files.push_back(file.string());
       return drawn;
     });
+    note_large_size(config, options.image_px);
   } catch (const Error&) {
     left_out = std::current_exception();  // the numbers of the others are written first
   }

@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/image_size.h"
 #include "cli/machine.h"
 #include "cli/output.h"
 #include "cli/run_facts.h"
@@ -195,8 +196,11 @@ int init(const InitCommand& options) {
   report("  dino_cuda plan {}", shell_word(out.string()));
   report("  dino_cuda train {}", shell_word(out.string()));
   report("  dino_cuda report {}", shell_word(suggested.config.output_dir));
-  report("  dino_cuda attention {} --weights {}", example_of(*images),
-         shell_word(suggested.config.output_dir + "/last.safetensors"));
+  const int crop_px = suggested.config.global_crops_size;
+  const std::string size =
+      crop_px < 224 ? fmt::format(" --image-size {}", drawing_size(crop_px, suggested.config.patch_size)) : "";
+  report("  dino_cuda attention {} --weights {}{}", example_of(*images),
+         shell_word(suggested.config.output_dir + "/last.safetensors"), size);
   return 0;
 }
 
@@ -205,11 +209,11 @@ int init(const InitCommand& options) {
 void add_init_command(Command app, Run& run) {
   const Command command = app.add_subcommand(
       "init",
-      "Look at a data set - how many pictures, how large, how many broken, grey or alike, which classes - and write a "
-      "configuration\n"
-      "that suits it and this machine, with the reason beside each key. Nothing is overwritten. (Weights to start from "
-      "are another\n"
-      "matter: the key `init` of `dino_cuda train`.)\n\n"
+      "Look at a data set and write a configuration that suits it and this machine. It counts pictures, sizes, broken, "
+      "grey and\n"
+      "like ones and classes, and gives the reason beside each key. Nothing is overwritten. (Weights to start from are "
+      "another matter:\n"
+      "the key `init` of `dino_cuda train`.)\n\n"
       "  dino_cuda init my/photos\n"
       "  dino_cuda init my/photos --out photos.toml --device cpu\n");
   auto options = std::make_shared<InitCommand>();

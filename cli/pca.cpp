@@ -1,4 +1,5 @@
 #include "cli/commands.h"
+#include "cli/image_size.h"
 #include "cli/network_options.h"
 #include "cli/output.h"
 #include "cli/preview.h"
@@ -54,11 +55,13 @@ int draw_pca(const PcaCommand& options) {
   for (const std::filesystem::path& path : paths) require_not_read("pca", path, options.images);
   require_not_read("pca", sheet_path, options.images);
   make_output_folder(options.output);
+  note_large_size(open.backbone.vit.config(), options.image_px);
   const int patch_px = open.backbone.vit.config().patch_px;
   std::vector<Image> prepared;
   std::vector<PatchTokens> tokens;
   {
     Progress bar("images", static_cast<std::int64_t>(options.images.size()));
+    bar.update(0);
     for (const std::string& image : options.images) {
       Image picture;
       decode_image_file(image, {}, picture);

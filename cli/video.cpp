@@ -1,5 +1,6 @@
 #include "visualize/video.h"
 #include "cli/commands.h"
+#include "cli/image_size.h"
 #include "cli/network_options.h"
 #include "cli/output.h"
 #include "engine/progress.h"
@@ -58,6 +59,7 @@ int draw_video(const VideoCommand& options) {
   require_not_read("video", options.output, {options.input, open.weights.string()});
   const auto frames = open_frames(options.input, options.fps);
   const auto writer = create_frames(options.output, options.fps);
+  note_large_size(config, options.image_px);
 
   const StopSignal stop;
   std::int64_t done = 0;

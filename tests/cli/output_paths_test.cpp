@@ -288,7 +288,7 @@ TEST_CASE("A configuration for pictures of any name can be read, and what to typ
   CHECK(made.output.find('\x1b') == std::string::npos);
   CHECK(contains(made.output, "3 broken, such as "));
   CHECK(contains(made.output, "\n  dino_cuda plan '" + out + "'\n"));
-  CHECK(contains(made.output, " --weights 'runs/my odd/last.safetensors'\n"));
+  CHECK(contains(made.output, " --weights 'runs/my odd/last.safetensors' --image-size "));
   CHECK(read_config(out).data_path == world.path("my odd"));
 
   fs::rename(world.path("my odd"), world.path("M\xfcller"));
