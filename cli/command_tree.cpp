@@ -100,6 +100,12 @@ std::string CommandEntry::summary() const {
   return description;
 }
 
+std::string summary_of(const std::string& description) {
+  CommandEntry entry;
+  read_description(description, entry);
+  return entry.summary();
+}
+
 std::vector<CommandEntry> command_tree(Command program) {
   std::vector<CommandEntry> tree;
   collect(program.app(), "", tree);

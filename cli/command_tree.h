@@ -33,6 +33,9 @@ struct CommandEntry {
   std::string summary() const;
 };
 
+/// The first sentence of a description as the commands write it.
+std::string summary_of(const std::string& description);
+
 /// The program and all of its commands, each before its subcommands: what help, completion and the man page are made
 /// of.
 std::vector<CommandEntry> command_tree(Command program);

@@ -1,3 +1,4 @@
+#include "cli/command_tree.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/output.h"
@@ -20,6 +21,7 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -44,6 +46,14 @@ std::string shortened(const std::string& text) {
   const std::size_t end = text.rfind(' ', most);
   return text.substr(0, end == std::string::npos ? most : end) + " ...";
 }
+
+/// Lists commands with the first sentence of what they do, so that the list fits on a screen.
+class ShortCommands : public CLI::Formatter {
+ public:
+  std::string make_subcommand(const CLI::App* command) const override {
+    return fmt::format("  {:<12}{}\n", command->get_name(), dino::summary_of(command->get_description()));
+  }
+};
 
 /// -1 for a process on its own.
 int rank_of_several() {
@@ -71,6 +81,7 @@ int run_program(int argc, char** argv) {
   app.set_version_flag("--version",
                        [] { return "dino_cuda " DINO_VERSION "\ndevice auto: " + dino::describe_automatic_device(); });
   app.require_subcommand(1);
+  app.formatter(std::make_shared<ShortCommands>());
   app.failure_message([](const CLI::App*, const CLI::Error& error) {
     const std::string text = shortened(one_line(error.what()));
     return "dino_cuda: " + text + (text.find("; try ") == std::string::npos ? "; try --help" : "") + "\n";

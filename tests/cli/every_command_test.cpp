@@ -271,6 +271,19 @@ TEST_CASE("options have hyphens or underscores, as one likes") {
   CHECK(run_program({"train", "--warmup-epochs=3", "--print-config", "--epochs", "4"}).status == 0);
 }
 
+TEST_CASE("the help of the program fits on a screen, with all commands") {
+  const std::string help = help_of("");
+  CHECK(std::count(help.begin(), help.end(), '\n') <= 48);
+  std::stringstream lines(help);
+  for (std::string line; std::getline(lines, line);) {
+    INFO(line);
+    CHECK(line.size() <= 130);
+  }
+  for (const std::string& command : all_commands()) {
+    if (command.find(' ') == std::string::npos) CHECK(contains(help, "\n  " + command + " "));
+  }
+}
+
 // LLVM's OpenMP, which the thread sanitizer needs, does not print it.
 #if !defined(__SANITIZE_THREAD__)
 TEST_CASE("threads that wait do not spin for long, unless the environment says how they wait") {
