@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <filesystem>
 
@@ -28,7 +30,16 @@ Option Option::positive() const {
 }
 Option Option::not_negative() const { return Option(*option_->check(CLI::NonNegativeNumber)); }
 Option Option::in_range(int least, int most) const { return Option(*option_->check(CLI::Range(least, most))); }
-Option Option::in_range(double least, double most) const { return Option(*option_->check(CLI::Range(least, most))); }
+Option Option::in_range(double least, double most) const {
+  // CLI11's own writes the bounds with six zeros, and lets NaN pass.
+  const auto error = [least, most](std::string& word) {
+    double value = 0;
+    return CLI::detail::lexical_cast(word, value) && value >= least && value <= most
+               ? ""
+               : fmt::format("Value {} not in range {} to {}", word, least, most);
+  };
+  return Option(*option_->check(CLI::Validator(error, fmt::format("FLOAT in [{} - {}]", least, most))));
+}
 Option Option::one_of(const std::vector<std::string>& words) const {
   return Option(*option_->check(CLI::IsMember(words)));
 }
@@ -58,7 +69,6 @@ void Command::callback(const std::function<void()>& action) const { app_->callba
 void Command::require_subcommand(int least, int most) const {
   app_->require_subcommand(static_cast<std::size_t>(least), static_cast<std::size_t>(most));
 }
-void Command::allow_extras() const { app_->allow_extras(); }
 bool Command::has_subcommand() const { return !app_->get_subcommands().empty(); }
 
 void refuse_word(const std::string& word, const std::string& why) { throw CLI::ValidationError(word, why); }

@@ -60,8 +60,6 @@ class Command {
   /// Called once the words of the command have been read.
   void callback(const std::function<void()>& action) const;
   void require_subcommand(int least, int most) const;
-  /// Words that no option takes are no error.
-  void allow_extras() const;
   /// Whether the command line names one.
   bool has_subcommand() const;
 

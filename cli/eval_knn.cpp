@@ -40,6 +40,9 @@ struct FewShotRow {
   MeanDeviation top1, top5;
 };
 
+/// Where there are fewer images than k, all vote: `all 50`.
+std::string neighbours_of(int k, int used) { return used < k ? fmt::format("all {}", used) : fmt::format("{}", k); }
+
 /// The rows of a table that a draw has chosen.
 FeatureTable take_rows(const FeatureTable& table, const std::vector<std::int64_t>& rows) {
   FeatureTable chosen;
@@ -103,6 +106,7 @@ int eval_knn(const KnnCommand& options, OpenNetwork& open) {
   features.threads = options.network.threads;
   const auto extract = [&](const Dataset& images, const std::string& what) {
     Progress bar(what, images.size(), 0, open.first() ? stderr : nullptr);
+    bar.update(0);
     FeatureTable table =
         extract_features(context, communicator, open.backbone.vit, open.backbone.store, Network::student, images,
                          features, [&](std::int64_t done, std::int64_t, double wait_s) {
@@ -148,15 +152,14 @@ int eval_knn(const KnnCommand& options, OpenNetwork& open) {
   fmt::print("{} training and {} test images, {} classes\n", train_features.rows(), test_features.rows(),
              result.classes);
   fmt::print("{:>6}  {:>8}  {:>8}\n", "k", "top-1 %", "top-5 %");
-  for (const KnnAccuracy& a : result.accuracies) fmt::print("{:>6}  {:>8.2f}  {:>8.2f}\n", a.k, a.top1, a.top5);
+  for (const KnnAccuracy& a : result.accuracies)
+    fmt::print("{:>6}  {:>8.2f}  {:>8.2f}\n", neighbours_of(a.k, a.used), a.top1, a.top5);
   if (few.empty()) return 0;
   fmt::print("\nwith a few labelled images of each class, mean ± standard deviation of {} draws\n", options.seeds);
   fmt::print("{:>6}  {:>6}  {:>15}  {:>15}\n", "shots", "k", "top-1 %", "top-5 %");
   for (const FewShotRow& row : few) {
-    // Where there are fewer images than k, all vote.
-    fmt::print("{:>6}  {:>6}  {:>8.2f} ± {:>4.2f}  {:>8.2f} ± {:>4.2f}\n", row.shots,
-               row.used < row.k ? fmt::format("all {}", row.used) : fmt::format("{}", row.k), row.top1.mean,
-               row.top1.deviation, row.top5.mean, row.top5.deviation);
+    fmt::print("{:>6}  {:>6}  {:>8.2f} ± {:>4.2f}  {:>8.2f} ± {:>4.2f}\n", row.shots, neighbours_of(row.k, row.used),
+               row.top1.mean, row.top1.deviation, row.top5.mean, row.top5.deviation);
   }
   return 0;
 }

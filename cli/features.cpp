@@ -71,6 +71,7 @@ NamedFeatures features_of(const std::string& folder, const FeatureCommand& optio
                      .options = feature_options(options, open.backbone.vit.config())};
   {
     Progress bar("images", images->size(), 0, open.first() ? stderr : nullptr);
+    bar.update(0);
     features.table = extract_features(*open.context, *open.machine.communicator, open.backbone.vit, open.backbone.store,
                                       Network::student, *images, features.recipe.options,
                                       [&](std::int64_t done, std::int64_t, double wait_s) {

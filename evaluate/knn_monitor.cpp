@@ -116,6 +116,9 @@ std::shared_ptr<Monitor> open_monitor(const TrainConfig& config) {
   monitor->config = config;
   monitor->train = open_labelled(config.knn_train_path.empty() ? config.data_path : config.knn_train_path, "train");
   monitor->test = open_labelled(config.knn_test_path.empty() ? config.data_path : config.knn_test_path, "val");
+  require(monitor->train->class_names().size() > 1, "knn",
+          "{} has one class, so every answer is right; expected two or more; try --knn_every 0",
+          (config.knn_train_path.empty() ? config.data_path : config.knn_train_path));
   const bool held_out = same_pictures(*monitor->train, *monitor->test);
   const HeldOut all =
       held_out ? hold_out_tenth(*monitor->train) : HeldOut{everything(*monitor->train), everything(*monitor->test)};

@@ -187,7 +187,7 @@ std::vector<Tensor> Vit::block_qkv(Tape& tape, Weights& weights, const PackedCro
 
 Tensor Vit::cls_attention(Tape& tape, Weights& weights, const PackedCrops& crops, int layer) const {
   const int at = layer < 0 ? config_.depth + layer : layer;
-  require(at >= 0 && at < config_.depth, "vit", "there is no block {}; the network has {}", layer, config_.depth);
+  require(at >= 0 && at < config_.depth, "vit", "there is no block {}; expected 0 to {}", layer, config_.depth - 1);
   State state = embed(tape, weights, crops);
   for (int i = 0; i < at; ++i)
     state = run_block(tape, weights, crops, static_cast<std::size_t>(i), Rows::all, state, {});

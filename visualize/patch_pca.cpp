@@ -270,6 +270,7 @@ PatchColors color_patches(const std::vector<PatchTokens>& pictures, bool separat
     all.insert(all.end(), picture.values.begin(), picture.values.end());
   }
   require(patches > 0 && all.size() % patches == 0, kWhere, "got {} numbers for {} patches", all.size(), patches);
+  require(patches > 1, kWhere, "the pictures have one patch in all; expected two or more; try a larger --image-size");
   const std::size_t width = all.size() / patches;
 
   std::vector<char> front(patches, 1);

@@ -296,4 +296,33 @@ TEST_CASE("pca and video draw what they are given") {
   CHECK(contains(outcome.errors, "frame_000012.png and what follows are frames of an earlier run"));
   check_refused(run_program({"video", bench.path("none"), "--weights", bench.weights(), "--output", bench.path("v")}),
                 "none");
+  const std::vector<std::string> one{
+      "pca", bench.path("train/class0/0.png"), "--weights", bench.weights(), "--output", bench.path("pca")};
+  const auto at_size = [&](const char* px) {
+    std::vector<std::string> words = one;
+    words.insert(words.end(), {"--image-size", px});
+    return run_program(words);
+  };
+  outcome = at_size("8");
+  CHECK(outcome.status == 1);
+  CHECK(contains(outcome.errors, "one patch in all; expected two or more; try a larger --image-size"));
+  // Its crops had 16 pixels.
+  CHECK_FALSE(contains(at_size("64").errors, "note:"));
+  CHECK(contains(at_size("72").errors, "note: the network has learned at 16 px and sees 72 px here; --image-size 32"));
+}
+
+TEST_CASE("neighbours that are too many, and classes that are too few, are named") {
+  const Bench bench;
+  const Outcome outcome = run_program({"eval", "knn", "--weights", bench.weights(), "--train", bench.path("train"),
+                                       "--test", bench.path("test"), "--k", "3,5000"});
+  INFO(outcome.errors);
+  REQUIRE(outcome.status == 0);
+  CHECK(contains(outcome.output, "\n     3  "));
+  CHECK(contains(outcome.output, "\nall 24  "));
+  std::filesystem::create_directory(bench.path("one"));
+  std::filesystem::copy(bench.path("train/class0"), bench.path("one/class0"));
+  check_refused(run_program({"train", "--data_path", bench.path("one"), "--output_dir", bench.path("fresh"),
+                             "--knn_every", "1", "--quiet"}),
+                "has one class, so every answer is right");
+  CHECK_FALSE(std::filesystem::exists(bench.path("fresh")));
 }
