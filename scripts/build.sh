@@ -11,4 +11,5 @@ cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDINO_TESTS=OFF -DDINO_
   exit 1
 }
 cmake --build build
-echo "Built ./dino_cuda ($(./dino_cuda --version | head -n 1)). Next: ./dino_cuda --help"
+version=$(./dino_cuda --version)
+echo "Built ./dino_cuda (${version%%$'\n'*}; ${version#*$'\n'}). Next: ./dino_cuda init FOLDER_OF_PICTURES, or --help"
