@@ -75,9 +75,10 @@ void add_scenes(Command data, Run& run) {
   command.add_option("--val", options->val_per_stamp, "validation scenes per object").capture_default_str();
   command.add_option("--test", options->test_per_stamp, "test scenes per object").capture_default_str();
   command.add_option("--max-stamps", options->max_stamps, "use only the first so many objects; 0: all")
+      .not_negative()
       .capture_default_str();
   command.add_option("--seed", options->seed, "seed of everything that is drawn").capture_default_str();
-  command.add_option("--threads", options->threads, "0: one per processor").capture_default_str();
+  command.add_option("--threads", options->threads, "0: one per processor").not_negative().capture_default_str();
   add_json_option(command, options->json);
   command.callback([options, &run] { run = [options] { return draw_scenes(*options); }; });
 }
