@@ -93,6 +93,8 @@ class Trainer {
     Progress progress("step", config_.epochs * steps_per_epoch_, position_.step, writes() ? stderr : nullptr);
     progress.message(describe());
     for (const std::string& note : start_notes_) progress.message(note);
+    if (position_.epoch >= config_.epochs)
+      progress.message("all epochs of this run are done; it goes on with more --epochs");
     if (writes()) {
       observers_.insert(observers_.begin(),
                         folder_->start(position_, [&](const std::string& line) { progress.message(line); }));

@@ -297,7 +297,7 @@ TEST_CASE("pca and video draw what they are given") {
   check_refused(run_program({"video", bench.path("none"), "--weights", bench.weights(), "--output", bench.path("v")}),
                 "none");
   const std::vector<std::string> one{
-      "pca", bench.path("train/class0/0.png"), "--weights", bench.weights(), "--output", bench.path("pca")};
+      "pca", bench.path("train/class1/1.png"), "--weights", bench.weights(), "--output", bench.path("pca")};
   const auto at_size = [&](const char* px) {
     std::vector<std::string> words = one;
     words.insert(words.end(), {"--image-size", px});
@@ -309,6 +309,14 @@ TEST_CASE("pca and video draw what they are given") {
   // Its crops had 16 pixels.
   CHECK_FALSE(contains(at_size("64").errors, "note:"));
   CHECK(contains(at_size("72").errors, "note: the network has learned at 16 px and sees 72 px here; --image-size 32"));
+}
+
+TEST_CASE("a run that is done says so when it is resumed") {
+  const Bench bench;
+  const Outcome outcome =
+      run_program({"train", bench.path("config.toml"), "--output_dir", bench.path("run"), "--resume"});
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.errors, "\nall epochs of this run are done; it goes on with more --epochs\n"));
 }
 
 TEST_CASE("neighbours that are too many, and classes that are too few, are named") {
